@@ -1,0 +1,24 @@
+"""What a provider declares of itself, so that the planner never finds out by failing."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """``sequential_only_read``/``_write``: disks can only be streamed front to back.
+
+    ``live_source``: a running instance can be read; ``change_log``: changed extents may be available;
+    ``starts_instances``: the destination can run what it is given (an image store cannot).
+    """
+
+    origin: bool = False
+    destination: bool = False
+    live_source: bool = False
+    change_log: bool = False
+    power_control: bool = False
+    sequential_only_read: bool = False
+    sequential_only_write: bool = False
+    starts_instances: bool = False
+    target_platform: str = "kvm"
+    """Names the driver table conversion uses for guests that will run here."""
