@@ -116,9 +116,7 @@ class SnapshotSource(Protocol):
         """Names of all snapshots and change bases on the instance that carry our prefix ``coriolis-``."""
         ...
 
-    def allocated_extents(
-        self, snapshot: Snapshot, disk_id: str, starting_offset: int = 0
-    ) -> AsyncIterator[Extent]:
+    def allocated_extents(self, snapshot: Snapshot, disk_id: str, starting_offset: int = 0) -> AsyncIterator[Extent]:
         """All ranges from ``starting_offset`` to the end: increasing, disjoint, without gaps."""
         ...
 

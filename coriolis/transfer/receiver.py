@@ -1,0 +1,180 @@
+"""The sink's side of a pass: what may be written, what was written, what is durable.
+
+No I/O: a shell feeds frames in, carries out the returned writes, reports them back, and flushes when told. The order
+is fixed: digest checked, then written, then volume flushed, then journalled, then DURABLE acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from coriolis.errors import Corrupt, StaleGeneration
+from coriolis.transfer.cells import CELL_BYTES, Run, cell_length, merge_runs, runs_bytes
+from coriolis.transfer.codec import (
+    Frame,
+    FrameKind,
+    cell_content,
+    check_bounds,
+    encode_acks,
+    present_blocks,
+)
+from coriolis.transfer.table import CellState, CellTable
+
+WINDOW_BYTES = 32 << 20
+FLUSH_BYTES = 24 << 20
+"""Flush after this much; with the window it stays under the sender's bound of 64 MiB not durable."""
+FLUSH_INTERVAL_S = 2.0
+
+
+class Write(msgspec.Struct, frozen=True):
+    offset: int
+    data: bytes | memoryview
+
+
+class Zero(msgspec.Struct, frozen=True):
+    offset: int
+    length: int
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """Carry out ``operations`` in order, then call ``Receiver.written(frame)``."""
+
+    frame: Frame
+    operations: tuple[Write | Zero, ...]
+
+
+class Receiver:
+    """State of one disk in one pass on one generation.
+
+    ``table`` holds what is already durable in this pass (from the journal); ``unwritten_is_zero`` means that cells
+    never written since the volume was made read as zero, so that announcing them costs no write.
+    """
+
+    def __init__(self, size_bytes: int, generation: int, table: CellTable, *, unwritten_is_zero: bool = False) -> None:
+        self.size_bytes = size_bytes
+        self.generation = generation
+        self.table = table
+        self.unwritten_is_zero = unwritten_is_zero
+        self.written_bytes = 0
+        self.zero_bytes = 0
+        self._unflushed: dict[int, Frame] = {}
+        self._unflushed_bytes = 0
+        self._touched: npt.NDArray[np.bool_] = np.zeros(table.cells, dtype=np.bool_)
+
+    @property
+    def unflushed_bytes(self) -> int:
+        return self._unflushed_bytes
+
+    @property
+    def flush_due(self) -> bool:
+        return self._unflushed_bytes >= FLUSH_BYTES
+
+    @property
+    def has_unflushed(self) -> bool:
+        return bool(self._unflushed)
+
+    def accept(self, frame: Frame) -> Accepted:
+        """The writes that ``frame`` asks for.
+
+        Raises StaleGeneration for another generation (drop it) and Corrupt for a damaged or impossible frame
+        (answer REJECTED); in both cases nothing may be written.
+        """
+        if frame.generation != self.generation:
+            raise StaleGeneration(f"chunk of generation {frame.generation}, this sink serves {self.generation}")
+        if frame.kind not in (FrameKind.DATA, FrameKind.ZERO):
+            raise Corrupt(f"a {frame.kind.name} frame was sent to a sink")
+        check_bounds(frame, self.size_bytes, self.table.cells)
+        if frame.kind is FrameKind.ZERO:
+            return Accepted(frame, self._zero_operations(Run(frame.cell, frame.count)))
+        content = cell_content(frame)
+        start = frame.cell * CELL_BYTES
+        blank = self._blank(frame.cell)
+        self._touched[frame.cell] = True
+        if blank:
+            view = memoryview(content)
+            writes = tuple(
+                Write(start + offset, view[offset : offset + size])
+                for offset, size in present_blocks(frame.bitmap, frame.length)
+            )
+            return Accepted(frame, writes)
+        return Accepted(frame, (Write(start, content),))
+
+    def _blank(self, cell: int) -> bool:
+        return self.unwritten_is_zero and not self._touched[cell] and self.table.state(cell) is CellState.UNKNOWN
+
+    def _zero_operations(self, run: Run) -> tuple[Zero, ...]:
+        if self.unwritten_is_zero:
+            states, _ = self.table.get_run(run)
+            dirty = CellState.DATA in states or bool(self._touched[run.first : run.end].any())
+            if not dirty:
+                return ()
+        start = run.first * CELL_BYTES
+        return (Zero(start, min(run.end * CELL_BYTES, self.size_bytes) - start),)
+
+    def written(self, frame: Frame) -> Frame:
+        """Record that the operations of ``frame`` were carried out; returns the RECEIVED ack."""
+        if frame.kind is FrameKind.DATA:
+            self.written_bytes += len(frame.payload)
+            cost = frame.length
+        else:
+            self.zero_bytes += runs_bytes([Run(frame.cell, frame.count)], self.size_bytes)
+            cost = 0
+        self._unflushed[frame.cell] = msgspec.structs.replace(frame, payload=b"")
+        self._unflushed_bytes += cost
+        return Frame(FrameKind.RECEIVED, self.generation, frame.cell, frame.count)
+
+    def equal(self, cell: int, digest: bytes) -> None:
+        """Record that a cell, by comparison, already holds what the source has."""
+        if digest:
+            frame = Frame(FrameKind.DATA, self.generation, cell, 1, cell_length(cell, self.size_bytes), 0, digest)
+            self._touched[cell] = True
+        else:
+            frame = Frame(FrameKind.ZERO, self.generation, cell)
+        self._unflushed[cell] = frame
+
+    def start_flush(self) -> tuple[Frame, ...]:
+        """What the flush that starts now will make durable; writes from now on belong to the next one."""
+        batch = tuple(self._unflushed.values())
+        self._unflushed.clear()
+        self._unflushed_bytes = 0
+        return batch
+
+    def flush_failed(self, batch: Sequence[Frame]) -> None:
+        """Put a batch back whose flush or journal write failed."""
+        for frame in batch:
+            self._unflushed.setdefault(frame.cell, frame)
+
+    def make_durable(self, batch: Sequence[Frame]) -> list[Run]:
+        """Enter a flushed batch into the table; returns its runs, to be journalled before they are acknowledged."""
+        runs = []
+        for frame in batch:
+            run = Run(frame.cell, frame.count)
+            if frame.kind is FrameKind.DATA:
+                self.table.set_data(frame.cell, frame.digest)
+            else:
+                self.table.set_zero(run)
+            runs.append(run)
+        return merge_runs(runs)
+
+    def durable_acks(self, runs: Sequence[Run]) -> list[bytes]:
+        """DURABLE messages for runs that are in the journal."""
+        return encode_acks([Frame(FrameKind.DURABLE, self.generation, run.first, run.count) for run in runs])
+
+    def rejection(self, frame: Frame) -> Frame:
+        return Frame(FrameKind.REJECTED, self.generation, frame.cell, frame.count)
+
+    def check_seal(self, data_cells: int, zero_cells: int, aggregate_digest: bytes) -> None:
+        """Raises Corrupt unless both sides agree on count, bytes and digest of the pass."""
+        if self._unflushed:
+            raise Corrupt("seal asked for while writes are not durable")
+        ours = (self.table.count(CellState.DATA), self.table.count(CellState.ZERO))
+        if ours != (data_cells, zero_cells):
+            raise Corrupt(
+                f"the source counts {data_cells} data and {zero_cells} zero cells, the sink {ours[0]} and {ours[1]}"
+            )
+        if self.table.aggregate_digest() != aggregate_digest:
+            raise Corrupt("aggregate digests of source and sink differ")
