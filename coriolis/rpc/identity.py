@@ -50,9 +50,7 @@ class Identity:
         if len(segments) != (2 if self.role == "client" else 1):
             raise InvalidInput(f"id {self.id!r} has the wrong number of parts for role {self.role}")
         if not all(_SEGMENT.fullmatch(segment) for segment in segments):
-            raise InvalidInput(
-                f"id {self.id!r} holds other characters than letters, digits, '.', '_' and '-'"
-            )
+            raise InvalidInput(f"id {self.id!r} holds other characters than letters, digits, '.', '_' and '-'")
         if len(str(self)) > MAX_IDENTITY_CHARS:
             raise InvalidInput(f"identity is longer than {MAX_IDENTITY_CHARS} characters")
 

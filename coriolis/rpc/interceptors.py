@@ -72,15 +72,11 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             "response_serializer": handler.response_serializer,
         }
         if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._streaming(method, handler.stream_stream), **codec
-            )
+            return grpc.stream_stream_rpc_method_handler(self._streaming(method, handler.stream_stream), **codec)
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(self._single(method, handler.stream_unary), **codec)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, handler.unary_stream), **codec
-            )
+            return grpc.unary_stream_rpc_method_handler(self._streaming(method, handler.unary_stream), **codec)
         return grpc.unary_unary_rpc_method_handler(self._single(method, handler.unary_unary), **codec)
 
     def _single(self, method: str, behavior: _Behavior) -> _Behavior:

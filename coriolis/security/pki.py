@@ -37,9 +37,7 @@ _HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*",
 _SYSTEM_CLOCK = SystemClock()
 
 
-def create_ca(
-    directory: Path, trust_domain: str, *, days: float = CA_DAYS, clock: Clock = _SYSTEM_CLOCK
-) -> Path:
+def create_ca(directory: Path, trust_domain: str, *, days: float = CA_DAYS, clock: Clock = _SYSTEM_CLOCK) -> Path:
     """Make ``ca.pem`` and ``ca-key.pem`` (0600) in ``directory`` and return the path of ``ca.pem``.
 
     Repeating it keeps the authority that is there; Conflict if that one serves another trust domain.
@@ -71,9 +69,7 @@ def create_ca(
 
 def trust_domain_of(ca_dir: Path) -> str:
     """The trust domain that the authority in ``ca_dir`` serves."""
-    uris = _alternative_names(_load_cert(ca_dir / CA_CERT_FILE)).get_values_for_type(
-        x509.UniformResourceIdentifier
-    )
+    uris = _alternative_names(_load_cert(ca_dir / CA_CERT_FILE)).get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise Corrupt(f"{ca_dir / CA_CERT_FILE} is not a certificate of a mesh authority")
     return str(uris[0]).removeprefix("spiffe://")
@@ -115,9 +111,7 @@ def issue(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
             critical=False,
         )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .add_extension(names, critical=False)
         .sign(ca_key, hashes.SHA256())
     )
