@@ -1,7 +1,7 @@
 """How the conversion appliance runs on this machine: the accelerator, found by a real launch and remembered.
 
-A ``/dev/kvm`` that opens proves nothing: under some nested hypervisors QEMU aborts at the first instruction, and
-libguestfs does not fall back. So KVM is used only where an appliance did start with it.
+A ``/dev/kvm`` that opens proves nothing: under some nested hypervisors QEMU aborts at the first instruction,
+and libguestfs does not fall back. So KVM is used only where an appliance did start with it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class _Answer(msgspec.Struct, frozen=True):
 async def choose_accelerator(
     state_dir: Path, run_dir: Path, memory_mb: int, on_event: Callable[[str], None]
 ) -> Accelerator:
-    """``kvm`` when an appliance starts with it, else ``tcg``. Asked once per host and kernel, kept in ``state_dir``."""
+    """``kvm`` when an appliance starts with it, else ``tcg``.
+
+    Asked once per host and kernel, kept in ``state_dir``.
+    """
     path = state_dir / _ANSWER_FILE
     known = remembered(path)
     if known is not None:
@@ -71,4 +74,3 @@ def remember(path: Path, accelerator: Accelerator) -> None:
 
 def _host() -> str:
     return f"{platform.node()} {platform.release()}"
-

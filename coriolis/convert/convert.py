@@ -1,4 +1,6 @@
-"""Convert a guest in an overlay on its sealed replicas and write the difference to the volumes that will boot."""
+"""Convert a guest in an overlay on its sealed replicas and write the difference to the volumes that will
+boot.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +49,15 @@ async def convert(
 ) -> ConversionResult:
     """Make the guest bootable on the target platform; one reader and one writer per disk, in boot order.
 
-    Readers give the sealed replica, writers the volumes that will boot; each volume must hold the replica's content (it
-    may be the replica itself). Nothing is written to a volume before conversion is verified and its delta is durable in
-    ``work_dir``, which is private to this job and instance. Killed at any moment and called again with the same
-    arguments, it ends with the same volumes: a complete delta is applied again, an incomplete one is computed anew.
+    Readers give the sealed replica, writers the volumes that will boot; each volume must hold the replica's
+    content (it may be the replica itself). Nothing is written to a volume before conversion is verified and
+    its delta is durable in ``work_dir``, which is private to this job and instance. Killed at any moment and
+    called again with the same arguments, it ends with the same volumes: a complete delta is applied again, an
+    incomplete one is computed anew.
 
-    Raises Unsupported (what the guest is or has cannot be converted), Corrupt, QuotaExceeded, TimedOut, Unavailable,
-    Conflict, InvalidInput, and whatever readers and writers raise. A failure before writing leaves the volumes as they were.
+    Raises Unsupported (what the guest is or has cannot be converted), Corrupt, QuotaExceeded, TimedOut,
+    Unavailable, Conflict, InvalidInput, and whatever readers and writers raise. A failure before writing
+    leaves the volumes as they were.
     """
     _check(request, readers, writers)
     with saved.locked(work_dir):
@@ -65,7 +69,9 @@ async def convert(
         for delta, writer in zip(conversion.deltas, writers, strict=True):
             await apply(delta, writer)
             size = delta.header.data_bytes
-            on_event(f"disk {delta.header.disk_index}: {size} bytes in {len(delta.header.extents)} places written")
+            on_event(
+                f"disk {delta.header.disk_index}: {size} bytes in {len(delta.header.extents)} places written"
+            )
     return ConversionResult(
         disks=tuple(_change(delta) for delta in conversion.deltas),
         summary=conversion.manifest.summary,
@@ -74,14 +80,20 @@ async def convert(
     )
 
 
-def _check(request: ConversionRequest, readers: Sequence[BlockReader], writers: Sequence[BlockWriter]) -> None:
+def _check(
+    request: ConversionRequest, readers: Sequence[BlockReader], writers: Sequence[BlockWriter]
+) -> None:
     if not 1 <= len(readers) <= MAX_DISKS or len(readers) != len(writers):
-        raise InvalidInput(f"{len(readers)} readers and {len(writers)} writers: 1 to {MAX_DISKS} of each are needed")
+        raise InvalidInput(
+            f"{len(readers)} readers and {len(writers)} writers: 1 to {MAX_DISKS} of each are needed"
+        )
     if not request.replica_identity:
         raise InvalidInput("replica_identity is empty")
     bad = [nic.mac for nic in request.nics if not is_mac(nic.mac)]
     if bad or len(request.nics) > MAX_NICS:
-        raise InvalidInput(f"nics: at most {MAX_NICS}, each with a MAC in lower case with colons; wrong: {bad[:3]}")
+        raise InvalidInput(
+            f"nics: at most {MAX_NICS}, each with a MAC in lower case with colons; wrong: {bad[:3]}"
+        )
     for reader, writer in zip(readers, writers, strict=True):
         if writer.size < reader.size:
             raise InvalidInput(f"a volume of {writer.size} bytes cannot take a disk of {reader.size} bytes")

@@ -1,7 +1,7 @@
 """The difference that conversion makes to one disk: a durable file, applied as often as need be.
 
-File: magic, length of the header (u64 little endian), header (JSON), the bytes of the data extents in order, blake3 of
-all before. It appears under its name only when it is complete and on stable storage.
+File: magic, length of the header (u64 little endian), header (JSON), the bytes of the data extents in order,
+blake3 of all before. It appears under its name only when it is complete and on stable storage.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Delta(msgspec.Struct, frozen=True):
 def save(path: Path, header: DeltaHeader, payload: Iterable[bytes]) -> Delta:
     """Write the delta durably under ``path``. Blocking.
 
-    Raises QuotaExceeded beyond 2 GiB or when the directory's storage is full, Corrupt when ``payload`` has another
-    length than the header's extents.
+    Raises QuotaExceeded beyond 2 GiB or when the directory's storage is full, Corrupt when ``payload`` has
+    another length than the header's extents.
     """
     check(header)
     raw = msgspec.json.encode(header)
@@ -85,7 +85,9 @@ def save(path: Path, header: DeltaHeader, payload: Iterable[bytes]) -> Delta:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise QuotaExceeded(f"the delta of {header.data_bytes} bytes cannot be kept in {path.parent}") from error
+        raise QuotaExceeded(
+            f"the delta of {header.data_bytes} bytes cannot be kept in {path.parent}"
+        ) from error
     part.replace(path)
     fsync_directory(path.parent)
     return Delta(path, header, len(start), hasher.hexdigest())
@@ -131,14 +133,16 @@ def check(header: DeltaHeader) -> None:
         end = one.offset + one.length
     if header.data_bytes > MAX_DELTA_BYTES or len(header.extents) > MAX_EXTENTS:
         raise QuotaExceeded(
-            f"a delta of {header.data_bytes} bytes in {len(header.extents)} extents is more than 2 GiB or 1,000,000"
+            f"a delta of {header.data_bytes} bytes in {len(header.extents)} extents is over 2 GiB or 10^6"
         )
 
 
 async def apply(delta: Delta, writer: BlockWriter) -> None:
     """Write every extent, then flush. Repeating it, after any interruption too, gives the same volume."""
     if writer.size < delta.header.disk_bytes:
-        raise InvalidInput(f"the volume has {writer.size} bytes, the converted disk {delta.header.disk_bytes}")
+        raise InvalidInput(
+            f"the volume has {writer.size} bytes, the converted disk {delta.header.disk_bytes}"
+        )
     descriptor = os.open(delta.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         at = delta.payload_offset

@@ -1,8 +1,8 @@
 """The process that looks into guests: ``python -m coriolis.convert.guest_worker``.
 
-One JSON line on stdin is the request, which then stays open: when it closes, the parent is gone, and this process group
-ends itself. JSON lines on stdout: ``{"event": text}`` any number of times, last ``{"result": {...}}`` or
-``{"error": {"code": ..., "message": ...}}``. Requests:
+One JSON line on stdin is the request, which then stays open: when it closes, the parent is gone, and this
+process group ends itself. JSON lines on stdout: ``{"event": text}`` any number of times, last ``{"result":
+{...}}`` or ``{"error": {"code": ..., "message": ...}}``. Requests:
 
 * ``{"op": "probe", "accelerator", "memory_mb"}``: start an appliance and stop it;
 * ``{"op": "convert", "accelerator", "memory_mb", "disks", "platform", "nics": [[mac, name]], "efi"}``.

@@ -1,6 +1,9 @@
-"""A guest's disks opened by libguestfs in its appliance. Runs in the worker process; standard library and guestfs only.
+"""A guest's disks opened by libguestfs in its appliance.
 
-Everything libguestfs says of a guest is hostile: it becomes Corrupt or Unsupported with a bounded, escaped text.
+Runs in the worker process; standard library and guestfs only.
+
+Everything libguestfs says of a guest is hostile: it becomes Corrupt or Unsupported with a bounded, escaped
+text.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import guestfs
@@ -43,7 +47,9 @@ def launched(disks: Sequence[str], accelerator: str, memory_mb: int) -> Iterator
                 handle.add_drive_scratch(1 << 20)
             handle.launch()
         except RuntimeError as error:
-            raise Unavailable(f"the conversion appliance did not start ({accelerator}): {shown(error)}") from error
+            raise Unavailable(
+                f"the conversion appliance did not start ({accelerator}): {shown(_first_line(error))}"
+            ) from error
         yield handle
         try:
             handle.umount_all()
@@ -82,7 +88,7 @@ class GuestfsGuest:
         out = bytearray()
         while len(out) < length:
             count, at = min(PIECE_BYTES, length - len(out)), offset + len(out)
-            piece: bytes = _ask(f"read {path}", lambda count=count, at=at: self._g.pread(path, count, at))
+            piece: bytes = _ask(f"read {path}", partial(self._g.pread, path, count, at))
             if not piece:
                 break
             out += piece
@@ -98,7 +104,7 @@ class GuestfsGuest:
         done = 0
         while done < len(data):
             piece, at = data[done : done + PIECE_BYTES], offset + done
-            done += int(_ask(f"write {path}", lambda piece=piece, at=at: self._g.pwrite(path, piece, at)))
+            done += int(_ask(f"write {path}", partial(self._g.pwrite, path, piece, at)))
 
     def truncate(self, path: str, size: int) -> None:
         _ask(f"truncate {path}", lambda: self._g.truncate_size(path, size))
@@ -124,7 +130,10 @@ class GuestfsGuest:
 
 
 def mount_guest(handle: Any, say: Callable[[str], None]) -> tuple[GuestfsGuest, str]:
-    """Find the one Linux system, mount it read-write; (guest, its distribution). Raises Unsupported, Corrupt."""
+    """Find the one Linux system, mount it read-write; (guest, its distribution).
+
+    Raises Unsupported, Corrupt.
+    """
     systems: dict[str, str] = _ask("list file systems", handle.list_filesystems)
     if len(systems) > detect.MAX_FILE_SYSTEMS:
         raise Unsupported(f"the disks hold more than {detect.MAX_FILE_SYSTEMS} file systems")
@@ -137,7 +146,7 @@ def mount_guest(handle: Any, say: Callable[[str], None]) -> tuple[GuestfsGuest, 
     for message in messages:
         say(message)
     for point, device in points:
-        _ask(f"mount {point}", lambda device=device, point=point: handle.mount(device, point))
+        _ask(f"mount {point}", partial(handle.mount, device, point))
     return GuestfsGuest(handle, _uuids(handle, systems, say)), detect.distribution(root.os_release)
 
 
@@ -197,6 +206,10 @@ def _uuids(handle: Any, systems: dict[str, str], say: Callable[[str], None]) -> 
     for uuid in sorted(twice):
         say(f"two file systems have the UUID {uuid}: it is not used")
     return {device: uuid for device, uuid in found.items() if uuid not in twice}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _ask(what: str, call: Callable[[], _T]) -> _T:

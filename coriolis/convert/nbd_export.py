@@ -1,7 +1,7 @@
 """A read-only NBD server over any ``BlockReader``, on a unix socket.
 
-QEMU keeps many requests in flight; they are read concurrently and answered in any order. Memory is bounded: requests
-wait while 64 MiB of answers are being read or sent on a connection.
+QEMU keeps many requests in flight; they are read concurrently and answered in any order. Memory is bounded:
+requests wait while 64 MiB of answers are being read or sent on a connection.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ HANDSHAKE_TIMEOUT_S = 30.0
 
 
 class Counters:
-    """What the export has served so far; ``error`` is the first failure of the reader, which clients see as EIO."""
+    """What the export has served so far;
+
+    ``error`` is the first failure of the reader, which clients see as EIO.
+    """
 
     def __init__(self) -> None:
         self.requests = 0
@@ -33,7 +36,10 @@ class Counters:
 
 @asynccontextmanager
 async def export(reader: BlockReader, socket_path: Path, name: str = "") -> AsyncIterator[Counters]:
-    """Serve ``reader`` at ``socket_path`` for the length of the block. Raises InvalidInput for a path too long."""
+    """Serve ``reader`` at ``socket_path`` for the length of the block.
+
+    Raises InvalidInput for a path too long.
+    """
     if len(str(socket_path).encode()) > MAX_SOCKET_PATH_BYTES:
         raise InvalidInput(f"the socket path {socket_path} is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     block = min(max(512, reader.block_size), nbd.MAX_REQUEST_BYTES)
@@ -124,7 +130,9 @@ class _Connection:
         if option == nbd.OPT_ABORT:
             return nbd.option_reply(option, nbd.REP_ACK), False
         if option == nbd.OPT_LIST:
-            return (nbd.option_reply(option, nbd.REP_ERR_INVALID) if data else nbd.list_reply(self._export)), False
+            return (
+                nbd.option_reply(option, nbd.REP_ERR_INVALID) if data else nbd.list_reply(self._export)
+            ), False
         if option not in (nbd.OPT_GO, nbd.OPT_INFO):
             return nbd.option_reply(option, nbd.REP_ERR_UNSUP), False
         asked = nbd.name_in_info(data)

@@ -22,7 +22,10 @@ READ_BYTES = 4 << 20
 
 
 class OverlayExtent(msgspec.Struct, frozen=True):
-    """A changed range of the disk. ``file_offset``: where its bytes are in the overlay file; None for zeroes."""
+    """A changed range of the disk.
+
+    ``file_offset``: where its bytes are in the overlay file; None for zeroes.
+    """
 
     offset: int
     length: int
@@ -50,7 +53,9 @@ async def create_overlay(path: Path, socket_path: Path, size: int) -> None:
         raise InvalidInput(f"a disk of {size} bytes is not a multiple of {SECTOR_BYTES} bytes")
     backing = f"nbd+unix:///?socket={quote(str(socket_path))}"
     options = f"cluster_size={cluster_bytes(size)}"
-    await qemu_img("create", "-q", "-f", "qcow2", "-o", options, "-F", "raw", "-b", backing, str(path), str(size))
+    await qemu_img(
+        "create", "-q", "-f", "qcow2", "-o", options, "-F", "raw", "-b", backing, str(path), str(size)
+    )
 
 
 async def changed_extents(path: Path, disk_bytes: int) -> list[OverlayExtent]:
@@ -80,7 +85,9 @@ def overlay_extents(entries: Sequence[_MapEntry], disk_bytes: int) -> list[Overl
         total += 0 if file_offset is None else length
         _join(found, OverlayExtent(entry.start, length, file_offset))
     if total > MAX_DELTA_BYTES or len(found) > MAX_EXTENTS:
-        raise QuotaExceeded(f"conversion changed {total} bytes in {len(found)} places, more than 2 GiB or 1,000,000")
+        raise QuotaExceeded(
+            f"conversion changed {total} bytes in {len(found)} places, more than 2 GiB or 1,000,000"
+        )
     return found
 
 
@@ -88,9 +95,7 @@ def _join(found: list[OverlayExtent], extent: OverlayExtent) -> None:
     if found:
         last = found[-1]
         both_zero = last.file_offset is None and extent.file_offset is None
-        adjoining_data = (
-            last.file_offset is not None and extent.file_offset == last.file_offset + last.length
-        )
+        adjoining_data = last.file_offset is not None and extent.file_offset == last.file_offset + last.length
         if last.offset + last.length == extent.offset and (both_zero or adjoining_data):
             found[-1] = OverlayExtent(last.offset, last.length + extent.length, last.file_offset)
             return
@@ -141,5 +146,3 @@ async def qemu_img(*arguments: str) -> bytes:
     if len(out) > MAX_MAP_BYTES:
         raise Corrupt(f"qemu-img {arguments[0]} printed more than {MAX_MAP_BYTES} bytes")
     return out
-
-

@@ -11,8 +11,8 @@ from coriolis.errors import InvalidInput
 class TargetPlatform:
     """Kernel modules by the hypervisor's virtual hardware.
 
-    ``required``: without these (as files or built in) the root disk is not found. ``wanted``: added when the guest has
-    them. ``network``: found by the real root, so listed for later native rebuilds only.
+    ``required``: without these (as files or built in) the root disk is not found. ``wanted``: added when the
+    guest has them. ``network``: found by the real root, so listed for later native rebuilds only.
     """
 
     name: str

@@ -11,7 +11,10 @@ from coriolis.model.machine import FirmwareType, OsType
 
 
 class NicIdentity(msgspec.Struct, frozen=True):
-    """``mac``: lower case with colons. ``name_hint``: the interface's name in the guest, if the origin knows it."""
+    """``mac``: lower case with colons.
+
+    ``name_hint``: the interface's name in the guest, if the origin knows it.
+    """
 
     mac: str
     name_hint: str = ""
@@ -48,7 +51,10 @@ class DiskChange(msgspec.Struct, frozen=True):
 
 
 class ConversionSummary(msgspec.Struct, frozen=True):
-    """``pins``: (MAC, interface name) written. ``seconds``: of the conversion itself, without writing back."""
+    """``pins``: (MAC, interface name) written.
+
+    ``seconds``: of the conversion itself, without writing back.
+    """
 
     distribution: str
     kernel_versions: tuple[str, ...]

@@ -1,7 +1,7 @@
 """A finished conversion as it lies in the work directory: deltas, and a manifest written last.
 
-The manifest is the commit point. From then on the conversion is only ever applied, never computed again for that
-replica: a volume may hold half of the delta, and what is computed over such a volume is wrong.
+The manifest is the commit point. From then on the conversion is only ever applied, never computed again for
+that replica: a volume may hold half of the delta, and what is computed over such a volume is wrong.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def locked(work_dir: Path) -> Iterator[None]:
 def find(work_dir: Path, request: ConversionRequest) -> Saved | None:
     """The complete conversion for exactly this request and replica; None when it must be computed. Blocking.
 
-    Raises Conflict when writing back another conversion of the same replica has begun, Corrupt when the saved one
-    was committed but is damaged: the volume must then be made anew from the replica.
+    Raises Conflict when writing back another conversion of the same replica has begun, Corrupt when the saved
+    one was committed but is damaged: the volume must then be made anew from the replica.
     """
     try:
         raw = (work_dir / _MANIFEST).read_bytes()
@@ -77,7 +77,7 @@ def find(work_dir: Path, request: ConversionRequest) -> Saved | None:
     except (msgspec.MsgspecError, Corrupt) as error:
         if applying:
             raise Corrupt(
-                f"the saved conversion in {work_dir} is damaged and was partly written back; copy the volume anew"
+                f"the saved conversion in {work_dir} is damaged and partly written back; copy the volume anew"
             ) from error
         return None
     if applying and manifest.replica_identity == request.replica_identity:

@@ -1,4 +1,4 @@
-"""Run one request in a guest worker: a process group of its own, bounded in time and output, ended on cancel."""
+"""Run one request in a guest worker: its own process group, bounded in time and output, ended on cancel."""
 
 from __future__ import annotations
 
@@ -48,21 +48,25 @@ async def find_interpreter() -> str:
         except TimeoutError:
             process.kill()
             await process.wait()
-    raise Unavailable("no Python here can import libguestfs; install the package python3-guestfs on this agent")
+    raise Unavailable(
+        "no Python here can import libguestfs; install the package python3-guestfs on this agent"
+    )
 
 
 async def run_worker(
     request: Mapping[str, Any], on_event: Callable[[str], None], *, run_dir: Path, timeout_s: float
 ) -> dict[str, Any]:
-    """The worker's result. ``run_dir``: short path of a private directory for its sockets and temporary files.
+    """The worker's result.
 
-    Raises what the worker reports; TaskDied when it ends without an answer, TimedOut, Corrupt for too much output.
-    However this ends, no process of the worker's group is left.
+    ``run_dir``: short path of a private directory for its sockets and temporary files.
+
+    Raises what the worker reports; TaskDied when it ends without an answer, TimedOut, Corrupt for too much
+    output. However this ends, no process of the worker's group is left.
     """
     environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
     environment |= {"LC_ALL": "C.UTF-8", "PYTHONPATH": str(Path(coriolis.__file__).parent.parent)}
     environment |= {"LIBGUESTFS_TMPDIR": str(run_dir)}
-    with open(run_dir / "worker.stderr", "w+b") as stderr:
+    with open(run_dir / "worker.stderr", "w+b") as stderr:  # noqa: ASYNC230 (a local file; nothing blocks)
         process = await asyncio.create_subprocess_exec(
             await find_interpreter(),
             "-P",
@@ -79,7 +83,9 @@ async def run_worker(
             async with asyncio.timeout(timeout_s):
                 answer = await _converse(process, request, on_event)
         except TimeoutError as error:
-            raise TimedOut(f"the guest conversion did not end within {timeout_s:.0f} s and was stopped") from error
+            raise TimedOut(
+                f"the guest conversion did not end within {timeout_s:.0f} s and was stopped"
+            ) from error
         finally:
             await _end(process)
         if answer is None:
@@ -93,7 +99,8 @@ async def run_worker(
 async def _converse(
     process: asyncio.subprocess.Process, request: Mapping[str, Any], on_event: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         process.stdin.write(json.dumps(request).encode() + b"\n")
         await process.stdin.drain()
@@ -112,7 +119,10 @@ async def _converse(
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the whole group: the appliance's QEMU is in it. The group's id stays ours until the leader is reaped."""
+    """Kill the whole group: the appliance's QEMU is in it.
+
+    The group's id stays ours until the leader is reaped.
+    """
     if process.returncode is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,9 +1,9 @@
 """Boot a guest disk in QEMU and say from its serial console whether it came up.
 
-``vmware`` is pvscsi + vmxnet3 in slot 192 (the NIC is then called ens192, as on ESXi) with VMware's DMI strings;
-``virtio`` is virtio-blk + virtio-net only; ``virtio-scsi`` has the disk on virtio-scsi. The disk is opened with
-``snapshot=on``: a boot never changes it. Exit 0: login prompt reached (and commands run); 1: the guest failed;
-2: timed out. TCG only: the machines of the lab cannot be relied on for KVM.
+``vmware`` is pvscsi + vmxnet3 in slot 192 (the NIC is then called ens192, as on ESXi) with VMware's DMI
+strings; ``virtio`` is virtio-blk + virtio-net only; ``virtio-scsi`` has the disk on virtio-scsi. The disk is
+opened with ``snapshot=on``: a boot never changes it. Exit 0: login prompt reached (and commands run); 1: the
+guest failed; 2: timed out. TCG only: the machines of the lab cannot be relied on for KVM.
 """
 
 from __future__ import annotations

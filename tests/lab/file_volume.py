@@ -10,7 +10,10 @@ from coriolis.errors import InvalidInput
 
 
 class FileVolume:
-    """Close it when done. ``fail_after_writes``: that many writes succeed, then OSError stands for a killed process."""
+    """Close it when done.
+
+    ``fail_after_writes``: that many writes succeed, then OSError stands for a killed process.
+    """
 
     block_size = 4096
 

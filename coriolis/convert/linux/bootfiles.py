@@ -69,7 +69,9 @@ class BootEntry:
 
 
 def boot_entries(text: str) -> list[BootEntry]:
-    """Linux entries of a GRUB configuration or a BLS file, in order; those of memory testers and the like are left out."""
+    """Linux entries of a GRUB configuration or a BLS file, in order; those of memory testers and the like are
+    left out.
+    """
     found = []
     for match in _LINUX_LINE.finditer(text):
         name = _KERNEL_NAME.search(match[1])

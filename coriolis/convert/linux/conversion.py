@@ -25,7 +25,10 @@ class Converted:
 def convert_linux(
     guest: Guest, platform: TargetPlatform, nics: Sequence[network.Nic], efi: bool, say: Say
 ) -> Converted:
-    """Make the guest boot on ``platform``, and check that it should. Raises Unsupported, Corrupt, QuotaExceeded."""
+    """Make the guest boot on ``platform``, and check that it should.
+
+    Raises Unsupported, Corrupt, QuotaExceeded.
+    """
     injections = inject.inject_all(guest, platform, say)
     edits.edit_boot_files(guest, platform, say)
     pins = edits.pin_network_names(guest, nics, say)

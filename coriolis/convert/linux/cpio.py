@@ -51,8 +51,9 @@ def parse_header(raw: bytes) -> Header:
 class Writer:
     """Builds one archive in memory.
 
-    A directory entry for ``lib`` or ``usr`` is never written: in a merged-usr initramfs ``/lib`` is a symlink, which the
-    kernel would replace by an empty directory (``clean_path``) and so lose every program in it.
+    A directory entry for ``lib`` or ``usr`` is never written: in a merged-usr initramfs ``/lib`` is a
+    symlink, which the kernel would replace by an empty directory (``clean_path``) and so lose every program
+    in it.
     """
 
     def __init__(self) -> None:
@@ -102,7 +103,9 @@ def members(archive: bytes) -> Iterator[Member]:
         header = parse_header(archive[at : at + HEADER_BYTES])
         if at + header.data_offset + header.size > len(archive):
             raise Corrupt("the initramfs archive is cut off inside a member")
-        name = archive[at + HEADER_BYTES : at + HEADER_BYTES + header.name_size - 1].decode("utf-8", "replace")
+        name = archive[at + HEADER_BYTES : at + HEADER_BYTES + header.name_size - 1].decode(
+            "utf-8", "replace"
+        )
         if name == TRAILER:
             return
         start = at + header.data_offset

@@ -1,4 +1,7 @@
-"""Which file systems make up the guest: the root by its os-release and fstab, the rest by that fstab. Pure."""
+"""Which file systems make up the guest: the root by its os-release and fstab, the rest by that fstab.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,9 @@ def distribution(os_release: str) -> str:
 
 
 def appliance_device(name: str) -> str:
-    """``/dev/sdb1`` for the guest's ``/dev/vdb1``, ``/dev/xvdb1`` or ``/dev/nvme1n1p1``: disks keep their order."""
+    """``/dev/sdb1`` for the guest's ``/dev/vdb1``, ``/dev/xvdb1`` or ``/dev/nvme1n1p1``: disks keep their
+    order.
+    """
     nvme = re.fullmatch(r"/dev/nvme(\d{1,2})n1(?:p(\d+))?", name)
     if nvme and int(nvme[1]) < 26:
         return f"/dev/sd{chr(ord('a') + int(nvme[1]))}{nvme[2] or ''}"

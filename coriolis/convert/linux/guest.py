@@ -1,4 +1,6 @@
-"""What the conversion needs of a guest's mounted file systems: implemented by libguestfs, and by a directory in tests."""
+"""What the conversion needs of a guest's mounted file systems: implemented by libguestfs, and by a directory
+in tests.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Guest(Protocol):
         ...
 
     def write(self, path: str, data: bytes) -> None:
-        """Replace the file's content, keeping owner and mode of an existing one; its directory is made if absent."""
+        """Replace the file's content, keeping owner and mode of an existing one; its directory is made if
+        absent.
+        """
         ...
 
     def write_at(self, path: str, offset: int, data: bytes) -> None: ...

@@ -1,8 +1,9 @@
 """What may be appended to an existing initramfs, and how, so that the kernel unpacks both.
 
-The kernel reads a chain of segments: plain cpio archives (early microcode must stay first) and compressed ones. A later
-file of the same name wins. Rules learnt by booting: what follows a compressed segment must begin at a multiple of 4
-bytes; after an lz4 segment the kernel expects further lz4 data, so the archive goes in as another lz4 legacy frame.
+The kernel reads a chain of segments: plain cpio archives (early microcode must stay first) and compressed
+ones. A later file of the same name wins. Rules learnt by booting: what follows a compressed segment must
+begin at a multiple of 4 bytes; after an lz4 segment the kernel expects further lz4 data, so the archive goes
+in as another lz4 legacy frame.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Segment:
 
 
 def segments(read_at: ReadAt, size: int) -> list[Segment]:
-    """The segments of an initramfs of ``size`` bytes; only headers are read, compressed data is not looked into.
+    """The segments of an initramfs of ``size`` bytes; only headers are read, compressed data is not looked
+    into.
 
     Raises Unsupported for an unknown compression, Corrupt for a malformed archive.
     """
@@ -76,7 +78,9 @@ def _end_of_archive(read_at: ReadAt, offset: int, size: int) -> int:
             raise Corrupt("the initramfs is cut off")
         if name == cpio.TRAILER.encode():
             return offset
-    raise Unsupported(f"an uncompressed archive with more than {MAX_EARLY_MEMBERS} members leads the initramfs")
+    raise Unsupported(
+        f"an uncompressed archive with more than {MAX_EARLY_MEMBERS} members leads the initramfs"
+    )
 
 
 def _skip_zeroes(read_at: ReadAt, offset: int, size: int) -> int:
@@ -97,9 +101,11 @@ def kernel_unpacks_gzip(kernel_config: str) -> bool:
 
 
 def appendix(old_size: int, last_kind: str, archive: bytes, *, use_gzip: bool) -> bytes:
-    """The bytes to write at ``old_size``: padding and ``archive`` in the form that may follow ``last_kind``."""
+    """The bytes to write at ``old_size``: padding, then ``archive`` as it may follow ``last_kind``."""
     if len(archive) > MAX_ADDED_BYTES:
-        raise Unsupported(f"drivers of {len(archive)} bytes are more than {MAX_ADDED_BYTES} for one initramfs")
+        raise Unsupported(
+            f"drivers of {len(archive)} bytes are more than {MAX_ADDED_BYTES} for one initramfs"
+        )
     if last_kind == "lz4":
         return lz4_legacy_frame(archive)
     body = gzip.compress(archive, 6, mtime=0) if use_gzip else archive

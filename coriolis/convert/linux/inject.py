@@ -1,7 +1,7 @@
 """Append the target's drivers to every initramfs of the guest.
 
-Nothing of the old file is changed: its drivers stay, so the guest still boots on its origin, and the change is undone by
-cutting the file at its old length, which the record keeps. A second conversion does that first.
+Nothing of the old file is changed: its drivers stay, so the guest still boots on its origin, and the change
+is undone by cutting the file at its old length, which the record keeps. A second conversion does that first.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Injection:
 def inject_all(guest: Guest, platform: TargetPlatform, say: Say) -> list[Injection]:
     """Inject into each initramfs that has a kernel's module tree. Raises Unsupported when there is none."""
     if any(guest.is_file(path) for path in _DRACUT):
-        raise Unsupported("the guest builds its initramfs with dracut; this version converts initramfs-tools guests only")
+        raise Unsupported(
+            "the guest builds its initramfs with dracut; this version converts initramfs-tools guests only"
+        )
     _undo_former(guest, say)
     done: list[Injection] = []
     for name, version in _initramfs_files(guest):
@@ -72,16 +74,23 @@ def _initramfs_files(guest: Guest) -> list[tuple[str, str]]:
 
 
 def needed_modules(guest: Guest, platform: TargetPlatform, version: str) -> modules.Closure:
-    """The closure of the platform's drivers for one kernel. Raises Unsupported when a required one is absent."""
+    """The closure of the platform's drivers for one kernel.
+
+    Raises Unsupported when a required one is absent.
+    """
     tree = f"/lib/modules/{version}"
     dep = modules.parse_dep(read_text(guest, f"{tree}/modules.dep"))
     builtin = modules.parse_builtin(read_text(guest, f"{tree}/modules.builtin"))
     found = modules.closure(dep, builtin, platform.initramfs_modules)
     lost = [name for name in platform.required if name in found.absent]
     if lost:
-        raise Unsupported(f"kernel {shown(version)} of the guest has no driver {', '.join(lost)} for {platform.name}")
+        raise Unsupported(
+            f"kernel {shown(version)} of the guest has no driver {', '.join(lost)} for {platform.name}"
+        )
     if found.compressed:
-        raise Unsupported(f"kernel {shown(version)} of the guest has compressed modules: not supported by this version")
+        raise Unsupported(
+            f"kernel {shown(version)} of the guest has compressed modules: not supported by this version"
+        )
     return found
 
 
@@ -94,7 +103,9 @@ def _inject(guest: Guest, platform: TargetPlatform, path: str, version: str) -> 
     added = initramfs.appendix(old_size, segments[-1].kind, archive, use_gzip=use_gzip)
     free = guest.free_bytes("/boot")
     if free < len(added) + BOOT_RESERVE_BYTES:
-        raise QuotaExceeded(f"the guest's /boot has {free} bytes free; {len(added) + BOOT_RESERVE_BYTES} are needed")
+        raise QuotaExceeded(
+            f"the guest's /boot has {free} bytes free; {len(added) + BOOT_RESERVE_BYTES} are needed"
+        )
     guest.write_at(path, old_size, added)
     return Injection(path, version, old_size, len(added), needed.paths, needed.names)
 

@@ -17,7 +17,10 @@ _SAFE_PATH = re.compile(r"^[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*$")
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """``paths``: files below ``/lib/modules/V``, dependents first. ``absent``: wanted, neither file nor built in."""
+    """``paths``: files below ``/lib/modules/V``, dependents first.
+
+    ``absent``: wanted, neither file nor built in.
+    """
 
     paths: tuple[str, ...]
     absent: tuple[str, ...]
@@ -37,7 +40,10 @@ def module_name(path: str) -> str:
 
 
 def parse_dep(text: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """``modules.dep`` as name -> (path, paths it depends on). Raises Corrupt for a path that leaves the tree."""
+    """``modules.dep`` as name -> (path, paths it depends on).
+
+    Raises Corrupt for a path that leaves the tree.
+    """
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for line in text.splitlines():
         path, colon, rest = line.partition(":")

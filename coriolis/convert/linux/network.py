@@ -1,13 +1,15 @@
 """Keeping the names of network interfaces: which MAC address gets which name. Pure.
 
-The name of an interface follows the (virtual) hardware, so a static configuration of ``ens192`` is dead on another
-hypervisor. A systemd ``.link`` file binds the name to the MAC address, which migrates. Rules, in order:
+The name of an interface follows the (virtual) hardware, so a static configuration of ``ens192`` is dead on
+another hypervisor. A systemd ``.link`` file binds the name to the MAC address, which migrates. Rules, in
+order:
 
 1. A MAC that the guest itself already binds (``.link``, ``70-persistent-net.rules``, ``HWADDR=``, netplan
    ``macaddress``, NetworkManager ``mac-address=``) is left alone, and so is a name that is bound.
 2. An interface whose name the machine description gives, and which the guest configures, gets it.
-3. The remaining MACs, in the order of the machine description, get the remaining configured names, in the order of
-   their appearance in the guest's configuration. When their numbers differ the rest is reported, never guessed.
+3. The remaining MACs, in the order of the machine description, get the remaining configured names, in the
+   order of their appearance in the guest's configuration. When their numbers differ the rest is reported,
+   never guessed.
 """
 
 from __future__ import annotations
@@ -19,14 +21,19 @@ from dataclasses import dataclass
 MAX_NAMES = 64
 _MAC = re.compile(r"\b([0-9a-f]{2}(?:[:-][0-9a-f]{2}){5})\b", re.I)
 _NAME = re.compile(r"^[a-z][a-z0-9_-]{1,14}$", re.I)
-_VIRTUAL = re.compile(r"^(lo|br|bond|team|dummy|tun|tap|veth|virbr|docker|vlan|wg|ppp|sit|wl|ww|ib|vmnet|lxc)", re.I)
+_VIRTUAL = re.compile(
+    r"^(lo|br|bond|team|dummy|tun|tap|veth|virbr|docker|vlan|wg|ppp|sit|wl|ww|ib|vmnet|lxc)", re.I
+)
 _LINK_NAME = re.compile(r"(?m)^[ \t]*Name[ \t]*=[ \t]*(\S+)")
 _UDEV_RULE = re.compile(r"(?i)ATTR\{address\}==\"([0-9a-f:]{17})\".*?NAME=\"([^\"]+)\"")
 
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """``mac``: lower case with colons. ``name``: as the origin's description has it, may be empty or another's name."""
+    """``mac``: lower case with colons.
+
+    ``name``: as the origin's description has it, may be empty or another's name.
+    """
 
     mac: str
     name: str = ""
@@ -59,7 +66,7 @@ def macs_in(text: str) -> frozenset[str]:
 
 
 def bindings(link_files: Iterable[str], udev_rules: Iterable[str], mac_matches: Iterable[str]) -> Bindings:
-    """Bindings of the guest's own ``.link`` files, udev rules, and other files that match interfaces by MAC."""
+    """Bindings of the ``.link`` files, udev rules, and other files that match interfaces by MAC."""
     macs: set[str] = set()
     names: set[str] = set()
     for text in link_files:
@@ -138,12 +145,15 @@ def choose(nics: Sequence[Nic], configured: Sequence[str], bound: Bindings) -> P
             free_names.remove(nic.name)
     pairs += [(nic.mac, name) for nic, name in zip(free_nics, free_names, strict=False)]
     count = min(len(free_nics), len(free_names))
-    messages = [f"the guest configures {name}, but no network interface is left for it" for name in free_names[count:]]
+    messages = [
+        f"the guest configures {name}, but no network interface is left for it" for name in free_names[count:]
+    ]
     messages += [f"no name is configured for the interface {nic.mac}" for nic in free_nics[count:]]
     return Pins(tuple(pairs), tuple(messages))
 
 
 def link_file(mac: str, name: str) -> tuple[str, str]:
     """(path, text) of the systemd ``.link`` file that gives ``name`` to ``mac``."""
-    text = f"# Written by Coriolis: keeps the name this interface had.\n[Match]\nMACAddress={mac}\n\n[Link]\nName={name}\n"
+    why = "# Written by Coriolis: keeps the name this interface had."
+    text = f"{why}\n[Match]\nMACAddress={mac}\n\n[Link]\nName={name}\n"
     return f"/etc/systemd/network/10-coriolis-{name}.link", text
