@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -31,7 +31,7 @@ class MethodPolicy:
     a method's own entry replaces that of its service.
     """
 
-    def __init__(self, allowed: Mapping[str, Collection[Role]]) -> None:
+    def __init__(self, allowed: Mapping[str, tuple[Role, ...]]) -> None:
         for key, roles in allowed.items():
             assert _POLICY_KEY.fullmatch(key), f"{key!r} is neither a service nor a method"
             assert set(roles) <= set(ROLES), f"{key!r} names an unknown role"
