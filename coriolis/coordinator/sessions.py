@@ -192,6 +192,11 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
             self._signal()
             log.info("agent disconnected", agent=session.agent.id)
 
+    def close(self) -> None:
+        """End all sessions: another coordinator leads."""
+        for session in list(self._sessions.values()):
+            session.send_end()
+
     def _signal(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
