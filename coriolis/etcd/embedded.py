@@ -167,7 +167,8 @@ class EmbeddedEtcd:
 
     async def _answers(self) -> None:
         # Somebody else's etcd on the port would answer too, and would be taken for ours.
-        while not _listens(self.pid, int(self._endpoint.rpartition(":")[2])):
+        port = int(self._endpoint.rpartition(":")[2])
+        while not _listens(self.pid, port):  # noqa: ASYNC110 - another process gives no event
             await asyncio.sleep(0.02)
         async with EtcdClient([self._endpoint], tls=self._tls, server_name=server_name(self._tls)) as client:
             while True:
