@@ -1,5 +1,5 @@
-"""One etcd node as a child process, for a mesh on one machine. It dies with the thread's process that
-started it.
+"""One etcd node as a child process, for a mesh on one machine. It dies with the thread that started it
+(the kernel's rule for death signals), so start it from the main one.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ class EmbeddedEtcd:
 
     async def _answers(self) -> None:
         # Somebody else's etcd on the port would answer too, and would be taken for ours.
-        while not _listens(self.pid, int(self._endpoint.rpartition(":")[2])):
+        port = int(self._endpoint.rpartition(":")[2])
+        while not _listens(self.pid, port):  # noqa: ASYNC110 - another process gives no event
             await asyncio.sleep(0.02)
         async with EtcdClient([self._endpoint], tls=self._tls, server_name=server_name(self._tls)) as client:
             while True:
@@ -224,7 +225,7 @@ def node_arguments(
 
 
 async def launch(binary: Path, arguments: list[str], log_path: Path) -> asyncio.subprocess.Process:
-    """Start etcd so that it is killed when the calling thread's process ends. Its log is started anew."""
+    """Start etcd so that it is killed when the calling thread ends. Its log is started anew."""
     if platform.system() != "Linux":
         raise InvalidInput("an embedded etcd needs Linux")
     # ETCD_* variables of the caller would silently override flags; only arm64 of 3.4 needs one.

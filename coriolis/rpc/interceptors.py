@@ -13,6 +13,7 @@ import structlog
 from coriolis.errors import CoriolisError, Denied
 from coriolis.rpc.identity import ROLES, Identity, Role, peer_identity
 from coriolis.rpc.status import status_of, trailing_metadata
+from coriolis.security.redact import LIVE_SECRETS
 
 INTERNAL_ERROR_TEXT = "internal error; the server's log has the details"
 
@@ -132,7 +133,7 @@ async def _abort(method: str, context: Any, error: Exception) -> NoReturn:
         )
     else:
         _log.info("call refused", method=method, code=known.code, error=known.message)
-        await context.abort(status_of(known), known.message, trailing_metadata(known))
+        await context.abort(status_of(known), LIVE_SECRETS.mask(known.message), trailing_metadata(known))
     raise AssertionError("abort returned")
 
 
