@@ -129,7 +129,7 @@ async def _end_group_with_leader(process: asyncio.subprocess.Process) -> None:
 
     Polled, because ``Process.wait`` of some Python versions waits for that stdout too.
     """
-    while process.returncode is None:
+    while process.returncode is None:  # noqa: ASYNC110
         await asyncio.sleep(WATCH_INTERVAL_S)
     _kill_group(process.pid)
 
@@ -139,13 +139,16 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     _kill_group(process.pid)
     try:
         async with asyncio.timeout(END_TIMEOUT_S):
+            # What was not read keeps the pipe open, and some Python versions wait for that.
+            while process.stdout is not None and await process.stdout.read(MAX_LINE_BYTES):
+                pass
             await process.wait()
     except TimeoutError as error:
         raise TaskDied("the conversion worker could not be stopped") from error
 
 
 def _kill_group(group: int) -> None:
-    """While the group has a member its number is not given to anybody else, even after its leader was reaped."""
+    """While a group has members its number is nobody else's, even after its leader was reaped."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
