@@ -18,6 +18,7 @@ MAX_LINE_BYTES = 64 << 10
 MAX_LINES = 10_000
 STDERR_TAIL_BYTES = 2000
 END_TIMEOUT_S = 10.0
+WATCH_INTERVAL_S = 0.2
 FIND_TIMEOUT_S = 30.0
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _CAN_IMPORT = "import sys, guestfs; assert sys.version_info >= (3, 11)"
@@ -81,7 +82,11 @@ async def run_worker(
         )
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await _converse(process, request, on_event)
+                watch = asyncio.create_task(_end_group_with_leader(process))
+                try:
+                    answer = await _converse(process, request, on_event)
+                finally:
+                    watch.cancel()
         except TimeoutError as error:
             raise TimedOut(
                 f"the guest conversion did not end within {timeout_s:.0f} s and was stopped"
@@ -118,21 +123,36 @@ async def _converse(
     raise Corrupt(f"the conversion worker wrote more than {MAX_LINES} lines")
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the whole group: the appliance's QEMU is in it.
+async def _end_group_with_leader(process: asyncio.subprocess.Process) -> None:
+    """When the worker crashes, end what it started: an appliance that holds its stdout open would keep us
+    waiting.
 
-    The group's id stays ours until the leader is reaped.
+    Polled, because ``Process.wait`` of some Python versions waits for that stdout too.
     """
-    if process.returncode is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    while process.returncode is None:  # noqa: ASYNC110
+        await asyncio.sleep(WATCH_INTERVAL_S)
+    _kill_group(process.pid)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill the whole group, the appliance's QEMU included, and reap the worker."""
+    _kill_group(process.pid)
     try:
         async with asyncio.timeout(END_TIMEOUT_S):
+            # What was not read keeps the pipe open, and some Python versions wait for that.
+            while process.stdout is not None and await process.stdout.read(MAX_LINE_BYTES):
+                pass
             await process.wait()
     except TimeoutError as error:
         raise TaskDied("the conversion worker could not be stopped") from error
+
+
+def _kill_group(group: int) -> None:
+    """While a group has members its number is nobody else's, even after its leader was reaped."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _tail(descriptor: int) -> str:
