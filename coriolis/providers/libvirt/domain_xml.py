@@ -79,7 +79,7 @@ def _disk(element: ET.Element) -> DomainDisk:
 def _nic(element: ET.Element) -> DomainNic:
     source, mac = element.find("source"), element.find("mac")
     attributes = {} if source is None else source.attrib
-    network = attributes.get("network") or attributes.get("bridge") or attributes.get("dev")
+    network = attributes.get("network") or attributes.get("bridge") or attributes.get("dev", "")
     return DomainNic(network or element.get("type", ""), "" if mac is None else mac.get("address", "").lower())
 
 

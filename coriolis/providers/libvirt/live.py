@@ -171,7 +171,7 @@ class LiveSnapshots:
             return
         try:
             async with asyncio.timeout(END_TIMEOUT_S):
-                while await self._session.run(lambda c: _runs(c, instance_id, name)):
+                while await self._session.run(lambda c: _runs(c, instance_id, name)):  # noqa: ASYNC110 - libvirtd's
                     await asyncio.sleep(POLL_S)
         except TimeoutError as error:
             raise TimedOut(f"the backup job of {instance_id} did not end within {END_TIMEOUT_S:g} s") from error

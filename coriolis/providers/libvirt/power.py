@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -30,7 +31,7 @@ class LibvirtPower:
         ask_at = 0.0
         while True:
             now = time.monotonic()
-            stopped = await self._session.run(lambda c, ask=now >= ask_at: _ask(c, instance_id, ask))
+            stopped = await self._session.run(partial(_ask, instance_id, now >= ask_at))
             if stopped:
                 return True
             if now >= ask_at:
@@ -46,7 +47,7 @@ class LibvirtPower:
         await self._session.run(lambda c: start_now(get_domain(c, instance_id)))
 
 
-def _ask(connection: Any, instance_id: str, ask: bool) -> bool:
+def _ask(instance_id: str, ask: bool, connection: Any) -> bool:
     """Whether the domain is stopped; asks it to stop when ``ask``."""
     domain = get_domain(connection, instance_id)
     if not domain.isActive():
