@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import queue
 from collections.abc import AsyncIterator, Callable
@@ -90,6 +91,8 @@ class NbdDisk:
         handle = nbd.NBD()
         try:
             handle.set_export_name(self._export)
+            # Then qemu takes unaligned requests and pads them itself, where a format has blocks larger than a byte.
+            handle.set_request_block_size(False)
             if self._context:
                 handle.add_meta_context(self._context)
             handle.connect_unix(self._socket)
@@ -188,8 +191,14 @@ class NbdDisk:
 
     async def close(self) -> None:
         def release() -> None:
+            import nbd
+
             for handle in self._all:
-                handle.close()
+                with contextlib.suppress(nbd.Error):
+                    handle.shutdown()
+            # The binding closes a handle when its last reference goes.
+            self._all.clear()
+            self._idle = queue.LifoQueue()
 
         await self._calls.close(release)
 

@@ -30,12 +30,11 @@ class Shape(msgspec.Struct, frozen=True):
     disk_bus: str = "virtio"
     nic_model: str = "virtio"
     console_log: str = ""
-    emulator: str = ""
 
 
 def network_of(nic: Nic, network_map: dict[str, str]) -> tuple[str, str]:
     """(kind, name) for a NIC: kind is ``network``, ``bridge``, ``user`` or ``none``. Raises InvalidInput."""
-    wanted = network_map.get(nic.network_name) or network_map.get(nic.network_id or nic.network_name)
+    wanted = network_map.get(nic.network_name) or network_map.get(nic.network_id)
     if not wanted:
         raise InvalidInput(f"network_map has no entry for the origin network {nic.network_name!r}")
     if wanted in (USER_NETWORK, NO_NETWORK):
@@ -62,7 +61,7 @@ def _add_disk(devices: ET.Element, index: int, volume: VolumeFile, bus: str) -> 
     if index >= MAX_DISKS:
         raise Unsupported(f"at most {MAX_DISKS} disks are supported")
     disk = ET.SubElement(devices, "disk", type="file", device="disk")
-    ET.SubElement(disk, "driver", name="qemu", type=volume.format, discard="unmap", cache="none", io="threads")
+    ET.SubElement(disk, "driver", name="qemu", type=volume.format, discard="unmap")
     ET.SubElement(disk, "source", file=volume.path)
     ET.SubElement(disk, "target", dev=_PREFIXES[bus] + _LETTERS[index], bus=bus)
     ET.SubElement(disk, "boot", order=str(index + 1))
@@ -111,7 +110,7 @@ def build_domain(
     ET.SubElement(root, "name").text = request.name
     ET.SubElement(root, "uuid").text = request.instance_id
     metadata = ET.SubElement(root, "metadata")
-    ET.SubElement(metadata, f"{{{NAMESPACE}}}resource", tag=str(request.tag))
+    ET.SubElement(metadata, f"{{{NAMESPACE}}}resource", {"tag": str(request.tag)})
     ET.SubElement(root, "memory", unit="MiB").text = str(request.spec.memory_mb)
     ET.SubElement(root, "vcpu").text = str(request.spec.num_cpu)
     _add_os(root, request, shape.machine)

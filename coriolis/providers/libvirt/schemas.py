@@ -7,7 +7,7 @@ from typing import Any
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 # Only sockets of this host: qemu+ext runs a command of the caller's choice, others dial hosts.
-URI_PATTERN = r"^qemu(\+unix)?:///(system|session)(\?socket=/[^?&#]*)?$"
+URI_PATTERN = r"^qemu(\+unix)?:///(system|session)(\?socket=/[^?&#\s]*)?$(?!\n)"
 
 CONNECTION: dict[str, Any] = {
     "$schema": _DIALECT,
