@@ -74,15 +74,28 @@ class ControlSession:
         if stub is None:
             await asyncio.sleep(RETRY_MIN_S)
             return await self.call(assignment, method, arguments)
-        ids = {"assignment_id": assignment.assignment_id, "generation": assignment.generation}
+        held, generation = assignment.assignment_id, assignment.generation
         if method == "connection_info":
-            answer = await stub.ResolveConnection(pb.ResolveConnectionRequest(**ids), timeout=CALL_TIMEOUT_S)
+            resolve = pb.ResolveConnectionRequest(assignment_id=held, generation=generation)
+            answer = await stub.ResolveConnection(resolve, timeout=CALL_TIMEOUT_S)
             info: dict[str, Any] = json.loads(answer.connection_info_json)
             return info
         if method == "record":
-            await stub.RecordResource(pb.RecordResourceRequest(**ids, **arguments), timeout=CALL_TIMEOUT_S)
+            record = pb.RecordResourceRequest(
+                assignment_id=held,
+                generation=generation,
+                kind=arguments["kind"],
+                name=arguments["name"],
+                state=arguments["state"],
+                cloud_id=arguments["cloud_id"],
+                side=arguments["side"],
+            )
+            await stub.RecordResource(record, timeout=CALL_TIMEOUT_S)
             return {}
-        await stub.CommitInstance(pb.CommitInstanceRequest(**ids, **arguments), timeout=CALL_TIMEOUT_S)
+        commit = pb.CommitInstanceRequest(
+            assignment_id=held, generation=generation, instance_id=arguments["instance_id"]
+        )
+        await stub.CommitInstance(commit, timeout=CALL_TIMEOUT_S)
         return {}
 
     # -- updates ------------------------------------------------------------------------------------------------
