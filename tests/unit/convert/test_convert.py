@@ -174,26 +174,19 @@ async def test_a_failed_conversion_touches_nothing(worker: Worker, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]
 
 
-async def test_the_readers_error_is_the_one_reported(worker: Worker, tmp_path: Path) -> None:
+async def test_the_readers_error_is_the_one_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     replica = MemoryVolume(OLD)
-
-    def fail() -> None:
-        raise Corrupt("I/O error in the guest")
 
     async def failing_worker(request: Mapping[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         replica.error = Unavailable("the origin is gone")
         command = ["qemu-io", "-f", "qcow2", "-c", "read 512k 4k", request["disks"][0]]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
         await process.wait()
-        fail()
-        return {}
+        raise Corrupt("I/O error in the guest")
 
-    module.run_worker, kept = failing_worker, module.run_worker  # type: ignore[assignment]
-    try:
-        with pytest.raises(Unavailable, match="the origin is gone"):
-            await run(tmp_path, MemoryVolume(OLD), replica=replica)
-    finally:
-        module.run_worker = kept
+    monkeypatch.setattr(module, "run_worker", failing_worker)
+    with pytest.raises(Unavailable, match="the origin is gone"):
+        await run(tmp_path, MemoryVolume(OLD), replica=replica)
 
 
 async def test_two_at_once_in_one_directory_are_refused(worker: Worker, tmp_path: Path) -> None:
