@@ -24,7 +24,7 @@ MAX_FILE_BYTES = 1 << 20
 class EtcdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``endpoints`` as host:port. ``tls_dir`` holds ca.pem, cert.pem, key.pem; empty means no TLS (loopback only)."""
 
-    endpoints: list[str] = ["127.0.0.1:2379"]
+    endpoints: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:2379"])
     tls_dir: str = ""
     server_name: str = ""
     user: str = ""

@@ -41,9 +41,7 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def replica_of(variant: str, directory: Path) -> Path:
     """A raw replica of the cached guest."""
-    cached = subprocess.run(
-        [LAB / "guest_cache", *VARIANTS[variant]], stdout=subprocess.PIPE, check=True, text=True
-    )
+    cached = subprocess.run([LAB / "guest_cache", *VARIANTS[variant]], stdout=subprocess.PIPE, check=True, text=True)
     replica = directory / "replica.raw"
     subprocess.run(["qemu-img", "convert", "-O", "raw", cached.stdout.strip(), replica], check=True)
     return replica
@@ -68,9 +66,7 @@ class Disks:
         self._environment = {**os.environ, "PYTHONPATH": str(LAB.parent.parent)}
 
     def start(self, *options: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*self._command, *options], stdout=subprocess.PIPE, text=True, env=self._environment
-        )
+        return subprocess.Popen([*self._command, *options], stdout=subprocess.PIPE, text=True, env=self._environment)
 
     def convert(self) -> ConversionResult:
         process = self.start()
