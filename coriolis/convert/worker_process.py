@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import coriolis
 from coriolis.errors import Corrupt, TaskDied, TimedOut, Unavailable, from_code
@@ -64,22 +64,8 @@ async def run_worker(
     Raises what the worker reports; TaskDied when it ends without an answer, TimedOut, Corrupt for too much
     output. However this ends, no process of the worker's group is left.
     """
-    environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
-    environment |= {"LC_ALL": "C.UTF-8", "PYTHONPATH": str(Path(coriolis.__file__).parent.parent)}
-    environment |= {"LIBGUESTFS_TMPDIR": str(run_dir)}
     with open(run_dir / "worker.stderr", "w+b") as stderr:  # noqa: ASYNC230 (a local file; nothing blocks)
-        process = await asyncio.create_subprocess_exec(
-            await find_interpreter(),
-            "-P",
-            "-m",
-            "coriolis.convert.guest_worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=stderr,
-            env=environment,
-            start_new_session=True,
-            limit=MAX_LINE_BYTES,
-        )
+        process = await _start(run_dir, stderr)
         try:
             async with asyncio.timeout(timeout_s):
                 watch = asyncio.create_task(_end_group_with_leader(process))
@@ -99,6 +85,24 @@ async def run_worker(
         raise from_code(str(answer["error"]["code"]), str(answer["error"]["message"]))
     result: dict[str, Any] = answer["result"]
     return result
+
+
+async def _start(run_dir: Path, stderr: IO[bytes]) -> asyncio.subprocess.Process:
+    environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
+    environment |= {"LC_ALL": "C.UTF-8", "PYTHONPATH": str(Path(coriolis.__file__).parent.parent)}
+    environment |= {"LIBGUESTFS_TMPDIR": str(run_dir)}
+    return await asyncio.create_subprocess_exec(
+        await find_interpreter(),
+        "-P",
+        "-m",
+        "coriolis.convert.guest_worker",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
+        env=environment,
+        start_new_session=True,
+        limit=MAX_LINE_BYTES,
+    )
 
 
 async def _converse(

@@ -189,6 +189,17 @@ async def test_the_readers_error_is_the_one_reported(monkeypatch: pytest.MonkeyP
         await run(tmp_path, MemoryVolume(OLD), replica=replica)
 
 
+async def test_the_directory_of_a_killed_run_is_removed(worker: Worker, tmp_path: Path) -> None:
+    left = tmp_path / "coriolis-convert-left"
+    left.mkdir()
+    work_dir = tmp_path / "w"
+    work_dir.mkdir()
+    (work_dir / "run-dir").write_text(str(left))
+    await run(work_dir, MemoryVolume(OLD))
+    assert not left.exists()
+    assert not (work_dir / "run-dir").exists()
+
+
 async def test_two_at_once_in_one_directory_are_refused(worker: Worker, tmp_path: Path) -> None:
     with saved.locked(tmp_path), pytest.raises(Conflict, match="another conversion is running"):
         await run(tmp_path, MemoryVolume(OLD))
