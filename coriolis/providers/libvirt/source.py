@@ -11,7 +11,7 @@ from coriolis.model.disk import Extent, Snapshot
 from coriolis.providers.base import BlockReader
 from coriolis.providers.libvirt.backup_xml import PREFIX
 from coriolis.providers.libvirt.live import IDENTITY as LIVE
-from coriolis.providers.libvirt.live import LiveSnapshots, find_checkpoint, running_job
+from coriolis.providers.libvirt.live import LiveSnapshots, delete_checkpoint, find_checkpoint, running_job
 from coriolis.providers.libvirt.session import Session, find_domain, get_domain
 from coriolis.providers.libvirt.stopped import StoppedSnapshots
 
@@ -47,7 +47,7 @@ class LibvirtSource:
         await self._live.end(instance_id, name)
         state = await self._session.run(lambda c: _checkpoint_state(c, instance_id, name))
         if state == "running":
-            await self._session.run(lambda c: _delete_checkpoint(c, instance_id, name))
+            await self._session.run(lambda c: delete_checkpoint(get_domain(c, instance_id), name))
         elif state == "stopped":
             await self._stopped.remove_checkpoint(instance_id, name)
 
@@ -74,12 +74,6 @@ def _checkpoint_state(connection: Any, instance_id: str, name: str) -> str:
     if domain is None or find_checkpoint(domain, name) is None:
         return ""
     return "running" if domain.isActive() else "stopped"
-
-
-def _delete_checkpoint(connection: Any, instance_id: str, name: str) -> None:
-    checkpoint = find_checkpoint(get_domain(connection, instance_id), name)
-    if checkpoint is not None:
-        checkpoint.delete()
 
 
 def _names(connection: Any, instance_id: str) -> list[str]:
