@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from coriolis.errors import InvalidInput
+from coriolis.errors import Conflict, InvalidInput
 from coriolis.model.disk import Extent, Snapshot
 from coriolis.providers.base import BlockReader
 from coriolis.providers.libvirt.backup_xml import PREFIX
@@ -80,7 +81,7 @@ def _names(connection: Any, instance_id: str) -> list[str]:
     domain = get_domain(connection, instance_id)
     names = {c.getName() for c in domain.listAllCheckpoints()}
     if domain.isActive():
-        job = running_job(domain)
-        if job is not None:
-            names.add(job.name)
+        with contextlib.suppress(Conflict):  # a job of another kind is not ours
+            job = running_job(domain)
+            names.add(job.name if job is not None else "")
     return sorted(name for name in names if name.startswith(PREFIX))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,7 @@ def test_gapless_covers_exactly_and_keeps_kinds(extents: list[Extent], a: int, b
 def test_joined_is_minimal(extents: list[Extent]) -> None:
     found = list(joined(extents))
     assert sum(e.length for e in found) == sum(e.length for e in extents)
-    for one, two in zip(found, found[1:], strict=False):
+    for one, two in itertools.pairwise(found):
         assert one.end < two.offset or (one.end == two.offset and one.kind != two.kind)
 
 
