@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,47 @@ async def test_writer(destination: Destination) -> None:
         async with target.open_writer(volume.id) as writer:
             assert await writer.read_at(0, SIZE) == truth
         assert await target.create_volume(volume_request(destination, job)) == volume
+        await target.delete_volume(volume.id)
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, (1 << 20) - 1, (1 << 20) + 1])
+async def test_odd_sizes(destination: Destination, size: int) -> None:
+    """D8: the exact size is kept, or refused where the format cannot keep it."""
+    job = new_id()
+    async with destination.provider.connect(destination.connection_info) as connection:
+        target = volumes_of(connection)
+        if destination.environment.get("volume_format") == "qcow2":
+            with pytest.raises(InvalidInput, match="use volume_format raw"):
+                await target.create_volume(volume_request(destination, job, size=size))
+            return
+        volume = await target.create_volume(volume_request(destination, job, size=size))
+        data = bytes(range(1, 252)) * (size // 251 + 1)
+        async with target.open_writer(volume.id) as writer:
+            assert writer.size == size
+            await writer.write_at(0, data[:size])
+            await writer.flush()
+            assert await writer.read_at(0, size) == data[:size]
+            await writer.write_zeroes(0, size)
+            assert await writer.read_at(0, size) == bytes(size)
+        await target.delete_volume(volume.id)
+
+
+async def test_large_sparse_volume(destination: Destination) -> None:
+    """D8: 2 TiB + 512 B, written at both ends, needs no space for what was never written."""
+    unit = 1024 if destination.environment.get("volume_format") == "qcow2" else 512
+    job, size = new_id(), (2 << 40) + unit
+    async with destination.provider.connect(destination.connection_info) as connection:
+        target = volumes_of(connection)
+        request = volume_request(destination, job, size=size)
+        sparse = VolumeRequest(request.name, size, request.tag, "", {**request.environment, "allow_overcommit": True})
+        volume = await target.create_volume(sparse)
+        async with target.open_writer(volume.id) as writer:
+            for at in (0, size - 512):
+                await writer.write_at(at, b"x" * 512)
+            await writer.write_zeroes(4096, size - 8192)
+            await writer.flush()
+            assert await writer.read_at(size - 512, 512) == b"x" * 512
+        assert os.stat(volume.attributes["path"]).st_blocks * 512 < 64 << 20
         await target.delete_volume(volume.id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -10,6 +11,8 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+CLOSE_WAIT_S = 30.0
+"""How long closing waits for calls that hang; they keep their descriptor open and release it when they return."""
 MAX_THREADS = 4
 """Threads per open disk: enough to keep one device busy, few enough for hundreds of disks."""
 
@@ -30,10 +33,13 @@ class Calls:
         return await loop.run_in_executor(self._pool, lambda: call(*args, **kwargs))
 
     async def close(self, release: Callable[[], None]) -> None:
-        """Wait for running calls, then call ``release``; completes even when the waiting task is cancelled."""
+        """Wait for running calls, then call ``release``; it happens even when the waiting task is cancelled."""
 
         def finish() -> None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             release()
 
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, finish))
+        finished = asyncio.get_running_loop().run_in_executor(None, finish)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await asyncio.shield(finished)

@@ -40,6 +40,9 @@ END_TIMEOUT_S = 60.0
 POLL_S = 0.1
 MAX_SOCKET_PATH_BYTES = 107
 
+_BITMAP_GONE = "not found in backing chain"
+"""libvirt 9.0 says so as an internal error."""
+
 _NO_SECOND_TRY = frozenset(
     {
         libvirt.VIR_ERR_NO_DOMAIN,
@@ -77,6 +80,23 @@ def find_checkpoint(domain: Any, name: str) -> Any:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
             return None
         raise
+
+
+def delete_checkpoint(domain: Any, name: str) -> None:
+    """Delete a checkpoint of an active domain with its bitmaps; fine when absent.
+
+    After a crash of qemu its bitmaps are inconsistent, qemu hides them, and libvirt then refuses; only the record can
+    go. The dead bitmap in the qcow2 file records nothing and goes when the domain is cleaned up while stopped.
+    """
+    checkpoint = find_checkpoint(domain, name)
+    if checkpoint is None:
+        return
+    try:
+        checkpoint.delete()
+    except libvirt.libvirtError as error:
+        if _BITMAP_GONE not in str(error):
+            raise
+        checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
 
 def _attempts(domain: Any, parsed: Domain, base: str | None) -> list[tuple[str, dict[str, bool]]]:
@@ -122,9 +142,8 @@ class LiveSnapshots:
         if job is None:
             check_readable(parsed)
             self._prepare_folder(parsed.uuid)
-            lost = find_checkpoint(domain, name)
-            if lost is not None:
-                lost.delete()  # its job ended with a restart: the moment it marks cannot be read any more
+            # If it stands, its job ended with a restart: the moment it marks cannot be read any more.
+            delete_checkpoint(domain, name)
             _begin(domain, parsed, self._folder, name, base if base != name else None)
             job = running_job(domain)
         if job is None:

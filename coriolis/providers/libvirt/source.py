@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from coriolis.errors import InvalidInput
+from coriolis.errors import Conflict, InvalidInput
 from coriolis.model.disk import Extent, Snapshot
 from coriolis.providers.base import BlockReader
 from coriolis.providers.libvirt.backup_xml import PREFIX
 from coriolis.providers.libvirt.live import IDENTITY as LIVE
-from coriolis.providers.libvirt.live import LiveSnapshots, find_checkpoint, running_job
+from coriolis.providers.libvirt.live import LiveSnapshots, delete_checkpoint, find_checkpoint, running_job
 from coriolis.providers.libvirt.session import Session, find_domain, get_domain
 from coriolis.providers.libvirt.stopped import StoppedSnapshots
 
@@ -47,7 +48,7 @@ class LibvirtSource:
         await self._live.end(instance_id, name)
         state = await self._session.run(lambda c: _checkpoint_state(c, instance_id, name))
         if state == "running":
-            await self._session.run(lambda c: _delete_checkpoint(c, instance_id, name))
+            await self._session.run(lambda c: delete_checkpoint(get_domain(c, instance_id), name))
         elif state == "stopped":
             await self._stopped.remove_checkpoint(instance_id, name)
 
@@ -76,17 +77,11 @@ def _checkpoint_state(connection: Any, instance_id: str, name: str) -> str:
     return "running" if domain.isActive() else "stopped"
 
 
-def _delete_checkpoint(connection: Any, instance_id: str, name: str) -> None:
-    checkpoint = find_checkpoint(get_domain(connection, instance_id), name)
-    if checkpoint is not None:
-        checkpoint.delete()
-
-
 def _names(connection: Any, instance_id: str) -> list[str]:
     domain = get_domain(connection, instance_id)
     names = {c.getName() for c in domain.listAllCheckpoints()}
     if domain.isActive():
-        job = running_job(domain)
-        if job is not None:
-            names.add(job.name)
+        with contextlib.suppress(Conflict):  # a job of another kind is not ours
+            job = running_job(domain)
+            names.add(job.name if job is not None else "")
     return sorted(name for name in names if name.startswith(PREFIX))

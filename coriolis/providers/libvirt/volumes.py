@@ -25,6 +25,8 @@ from coriolis.providers.libvirt.inventory import DIRECTORY_POOLS, pool_details
 from coriolis.providers.libvirt.session import Session
 
 FORMATS = ("raw", "qcow2")
+QCOW2_UNIT_BYTES = 1024
+"""libvirt hands capacities to qemu-img in KiB, rounded up; a replica must have the exact size."""
 
 
 class PoolVolume(msgspec.Struct, frozen=True):
@@ -96,6 +98,8 @@ class LibvirtVolumes:
         if volume_format not in FORMATS:
             raise InvalidInput(f"volume_format {volume_format!r} must be one of {', '.join(FORMATS)}")
         check_size(request.size_bytes, self._max_size)
+        if volume_format == "qcow2" and (request.size_bytes == 0 or request.size_bytes % QCOW2_UNIT_BYTES):
+            raise InvalidInput(f"a qcow2 volume cannot have {request.size_bytes} bytes: use volume_format raw")
         name = sidecar.check_name(request.name, "volume name")
         pool, path = open_pool(connection, pool_name)
         wanted = sidecar.VolumeRecord(name, request.size_bytes, volume_format, request.tag.job_id, request.tag.role)
