@@ -15,9 +15,7 @@ class FileVolume:
 
     block_size = 4096
 
-    def __init__(
-        self, path: Path, *, writable: bool = False, before_write: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, path: Path, *, writable: bool = False, before_write: Callable[[], None] = lambda: None) -> None:
         self._fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         self.size = os.fstat(self._fd).st_size
         self._before_write = before_write

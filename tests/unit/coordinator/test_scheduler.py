@@ -233,3 +233,10 @@ def test_neighbours_fail_alone() -> None:
     bad.play()
     assert run_status(good.run) is ExecutionStatus.COMPLETED
     assert run_status(bad.run) is ExecutionStatus.ERROR
+
+
+def test_generations_of_a_disk_rise_over_passes_too() -> None:
+    world = World(only_run(passes=3), 1)
+    world.play()
+    generations = [task.generation for task in world.run.tasks if task.task_type is TaskType.REPLICATE_DISKS]
+    assert generations == [1, 2, 3]
