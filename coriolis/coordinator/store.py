@@ -33,6 +33,13 @@ class RequestRecord(msgspec.Struct, frozen=True):
     body_digest: str
 
 
+class RunRecord(msgspec.Struct, frozen=True):
+    """A run as it lies in etcd. ``epoch`` is that of the leader that wrote it: evidence for whoever audits the fence."""
+
+    epoch: int
+    run: InstanceRun
+
+
 class JobStore(Protocol):
     """All methods raise StaleEpoch when another coordinator leads, Unavailable when the store cannot be reached."""
 
