@@ -200,7 +200,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
             session.send_end()
 
     def drop_silent(self) -> None:
-        """End sessions whose agent has said nothing for 15 s although it must every 3: it hangs, or its host is gone."""
+        """End sessions whose agent said nothing for 15 s although it must every 3: it hangs, or its host is gone."""
         now = asyncio.get_running_loop().time()
         for session in list(self._sessions.values()):
             if now - session.last_heard > SILENCE_S:

@@ -34,7 +34,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
 
 
 class RunRecord(msgspec.Struct, frozen=True):
-    """A run as it lies in etcd. ``epoch`` is that of the leader that wrote it: evidence for whoever audits the fence."""
+    """A run as it lies in etcd. ``epoch``: of the leader that wrote it, evidence for auditing the fence."""
 
     epoch: int
     run: InstanceRun
