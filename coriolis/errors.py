@@ -84,8 +84,12 @@ class Throttled(CoriolisError):
 
 
 class Unavailable(CoriolisError):
-    """A peer cannot be reached now."""
+    """A peer cannot be reached now.
 
+    With ``outcome_unknown`` the call may have taken effect: look before repeating it.
+    """
+
+    outcome_unknown: bool = False
     code = "unavailable"
     retryable = True
     grpc_status = "UNAVAILABLE"

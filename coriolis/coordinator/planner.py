@@ -56,8 +56,9 @@ class TransferHandles(msgspec.Struct, frozen=True):
 
     validated: str
     disks: str
+    source: str
     last_pass: str
-    shutdown: str | None
+    shuts_down: bool
 
 
 def plan_transfer(graph: _Graph, passes: int, *, shut_down: bool) -> TransferHandles:
@@ -67,14 +68,14 @@ def plan_transfer(graph: _Graph, passes: int, *, shut_down: bool) -> TransferHan
     validated = graph.add(TaskType.VALIDATE_TRANSFER_DESTINATION_INPUTS, Side.DESTINATION, (info,))
     disks = graph.add(TaskType.DEPLOY_TRANSFER_DISKS, Side.DESTINATION, (source_checked, validated))
     source = graph.add(TaskType.DEPLOY_TRANSFER_SOURCE_RESOURCES, Side.ORIGIN, (disks,))
-    previous, shutdown = source, None
+    previous = source
     for number in range(1, passes + 1):
         last = number == passes
         if last and shut_down:
-            shutdown = previous = graph.add(TaskType.SHUTDOWN_INSTANCE, Side.ORIGIN, (previous,))
+            previous = graph.add(TaskType.SHUTDOWN_INSTANCE, Side.ORIGIN, (previous,))
         previous = graph.add(TaskType.REPLICATE_DISKS, Side.BOTH, (previous,), pass_number=number, last_pass=last)
     graph.add(TaskType.DELETE_TRANSFER_SOURCE_RESOURCES, Side.ORIGIN, (source, previous), on_error=True)
-    return TransferHandles(validated, disks, previous, shutdown)
+    return TransferHandles(validated, disks, source, previous, shut_down)
 
 
 def plan_deployment(graph: _Graph, transfer: TransferHandles, *, morph: bool) -> None:
@@ -96,12 +97,12 @@ def plan_deployment(graph: _Graph, transfer: TransferHandles, *, morph: bool) ->
         (transfer.validated, transfer.disks, transfer.last_pass, final, undone),
         only_on_error=True,
     )
-    if transfer.shutdown:
+    if transfer.shuts_down:
         # only when the destination's machine is known to be gone may the origin's run again
         graph.add(
             TaskType.RESTORE_ORIGIN_POWER,
             Side.ORIGIN,
-            (transfer.shutdown, final, undone),
+            (transfer.source, transfer.last_pass, final, undone),
             only_on_error=True,
         )
 

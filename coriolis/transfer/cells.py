@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -85,3 +85,34 @@ def split_runs(runs: Iterable[Run], most: int) -> Iterator[Run]:
     for run in runs:
         for first in range(run.first, run.end, most):
             yield Run(first, min(most, run.end - first))
+
+
+def intersect_runs(left: Sequence[Run], right: Sequence[Run]) -> list[Run]:
+    """Cells in both of two sorted, disjoint lists."""
+    found = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        first, end = max(left[i].first, right[j].first), min(left[i].end, right[j].end)
+        if first < end:
+            found.append(Run(first, end - first))
+        if left[i].end < right[j].end:
+            i += 1
+        else:
+            j += 1
+    return found
+
+
+def subtract_runs(left: Sequence[Run], removed: Sequence[Run]) -> list[Run]:
+    """Cells of ``left`` that are not in ``removed``; both sorted and disjoint."""
+    left_over = []
+    for run in left:
+        position = run.first
+        for gone in removed:
+            if gone.end <= position or gone.first >= run.end:
+                continue
+            if gone.first > position:
+                left_over.append(Run(position, gone.first - position))
+            position = max(position, gone.end)
+        if position < run.end:
+            left_over.append(Run(position, run.end - position))
+    return left_over

@@ -1,0 +1,147 @@
+"""Wires an agent: etcd registration, control session, supervisor, health."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from coriolis import __version__
+from coriolis.agent.assignment import Workplace
+from coriolis.agent.journal import FenceJournal
+from coriolis.agent.session import ControlSession
+from coriolis.agent.supervisor import Supervisor
+from coriolis.config import AgentConfig, OfferConfig, default_id
+from coriolis.coordinator import keys
+from coriolis.coordinator.leadership import leader_changes
+from coriolis.errors import InvalidInput, Unavailable
+from coriolis.etcd.client import EtcdClient
+from coriolis.etcd.connect import connect
+from coriolis.etcd.lease import announce
+from coriolis.observability.metrics import Metrics, serve_metrics
+from coriolis.providers.registry import load_provider, provider_names
+from coriolis.rpc.gen.coriolis.v1 import cluster_pb2
+from coriolis.rpc.tls import TlsFiles
+from coriolis.security.pki import identity_of
+
+log = structlog.get_logger(__name__)
+
+AGENT_TTL_S = 15
+AGENT_KEEPALIVE_S = 5.0
+ANNOUNCE_RETRY_S = 1.0
+
+
+class Agent:
+    """One agent process."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._tls = TlsFiles.in_directory(Path(config.tls_dir))
+        identity = identity_of(self._tls.cert)
+        self._id = config.id or identity.id or default_id("agent")
+        if identity.role != "agent" or identity.id != self._id:
+            raise InvalidInput(f"{self._tls.cert} is for {identity}, not for agent {self._id}")
+        self._state_dir = Path(config.state_dir).absolute()
+        self._state_dir.mkdir(parents=True, exist_ok=True)
+        self._leader = ""
+
+    def description(self) -> cluster_pb2.Agent:
+        """What this agent announces: where it is and what it can do."""
+        config = self._config
+        offers = config.offers or [OfferConfig(name) for name in provider_names()]
+        return cluster_pb2.Agent(
+            id=self._id,
+            site=config.site or self._id,
+            version=__version__,
+            providers=[_provider_info(offer) for offer in offers],
+            data_address=config.data_advertise or config.data_bind,
+            projects=config.projects,
+        )
+
+    async def serve(self) -> None:
+        """Run until cancelled; task processes end with it."""
+        workplace = Workplace(
+            agent_id=self._id,
+            state_dir=self._state_dir,
+            tls=self._tls,
+            bind_host=self._config.data_bind,
+            advertise_host=self._config.data_advertise or self._config.data_bind,
+        )
+        me = self.description()
+        session = ControlSession(me, self._tls, FenceJournal(self._state_dir), lambda: self._leader)
+        supervisor = Supervisor(workplace, session)
+        session.supervisor = supervisor
+        supervisor.report = session.report
+        ready = asyncio.Event()
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(connect(self._config.etcd))
+            if self._config.metrics_listen:
+                host, _, port = self._config.metrics_listen.rpartition(":")
+                metrics = _metrics(session, supervisor)
+                await stack.enter_async_context(
+                    serve_metrics(
+                        host, int(port), metrics, lambda: [] if session.connected else ["no session with a leader"]
+                    )
+                )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(supervisor.serve(ready))
+                await ready.wait()
+                group.create_task(self._announce(client, me))
+                group.create_task(
+                    announce(
+                        client,
+                        keys.agent_live(self._id),
+                        b"1",
+                        ttl_s=AGENT_TTL_S,
+                        keepalive_s=AGENT_KEEPALIVE_S,
+                    )
+                )
+                group.create_task(self._follow_leader(client))
+                group.create_task(session.serve())
+                log.info("agent runs", id=self._id, site=me.site, providers=[info.type for info in me.providers])
+
+    async def _announce(self, client: EtcdClient, me: cluster_pb2.Agent) -> None:
+        """Write what this agent is once; it stays readable while the agent is away."""
+        while True:
+            try:
+                await client.put(keys.agent_announcement(self._id), me.SerializeToString(), idempotent=True)
+            except Unavailable as down:
+                log.warning("not announced", reason=down.message)
+                await asyncio.sleep(ANNOUNCE_RETRY_S)
+            else:
+                return
+
+    async def _follow_leader(self, client: EtcdClient) -> None:
+        while True:
+            try:
+                async with aclosing(leader_changes(client)) as changes:
+                    async for record in changes:
+                        self._leader = record.address if record is not None else ""
+            except Unavailable as down:
+                # the last known leader may still be right: sessions need no etcd
+                log.warning("leader not followed", reason=down.message)
+
+
+def _metrics(session: ControlSession, supervisor: Supervisor) -> Metrics:
+    metrics = Metrics()
+    running = metrics.gauge("agent_running_tasks", "Task processes of this agent")
+    running.set_function(supervisor.running)
+    connected = metrics.gauge("agent_connected", "1 while a control session with a leader stands")
+    connected.set_function(lambda: float(session.connected))
+    return metrics
+
+
+def _provider_info(offer: OfferConfig) -> cluster_pb2.ProviderInfo:
+    provider = load_provider(offer.type)
+    return cluster_pb2.ProviderInfo(
+        type=provider.name,
+        capabilities_json=json.dumps(msgspec.to_builtins(provider.capabilities)),
+        connection_schema_json=json.dumps(provider.connection_schema),
+        source_environment_schema_json=json.dumps(provider.source_environment_schema),
+        destination_environment_schema_json=json.dumps(provider.destination_environment_schema),
+        match_json=json.dumps(offer.match),
+    )

@@ -1,0 +1,112 @@
+"""What a task is told and what it may ask of its agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from coriolis.ids import resource_name
+from coriolis.model.machine import MachineSpec, from_document
+from coriolis.model.resource import Tag, Volume
+from coriolis.rpc.gen.coriolis.v1 import types_pb2
+from coriolis.rpc.tls import TlsFiles
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """One part of a task for this agent (``Assign`` of agent_control.proto). ``input`` holds no secrets."""
+
+    assignment_id: str
+    project_id: str
+    migration_id: str
+    task_id: str
+    task_type: str
+    instance: str
+    instance_index: int
+    role: str
+    generation: int
+    epoch: int
+    provider: str
+    input: dict[str, Any]
+    peer_address: str = ""
+    peer_identity: str = ""
+    allowed_identity: str = ""
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        environment: dict[str, Any] = self.input["environment"]
+        return environment
+
+    @property
+    def results(self) -> dict[str, Any]:
+        results: dict[str, Any] = self.input["results"]
+        return results
+
+    @property
+    def pass_number(self) -> int:
+        return int(self.input["pass_number"])
+
+    def spec(self) -> MachineSpec:
+        """The machine as GET_INSTANCE_INFO described it."""
+        return from_document(self.results["export_info"])
+
+    def volumes(self) -> dict[str, Volume]:
+        """Destination volumes by disk id."""
+        return msgspec.convert(self.results.get("volumes", {}), dict[str, Volume])
+
+    def name(self, role: str) -> str:
+        """Deterministic resource name for ``role`` of this machine."""
+        return resource_name(self.migration_id, self.instance_index, role)
+
+    def tag(self, role: str) -> Tag:
+        return Tag(self.migration_id, f"{self.instance_index}-{role}")
+
+    def snapshot_name(self, pass_number: int) -> str:
+        return self.name(f"pass-{pass_number}")
+
+
+class Workplace(msgspec.Struct, frozen=True):
+    """Where a task runs. ``state_dir`` is the agent's own, ``bind_host`` and ``advertise_host`` for data listeners."""
+
+    agent_id: str
+    state_dir: Path
+    tls: TlsFiles
+    bind_host: str = "127.0.0.1"
+    advertise_host: str = "127.0.0.1"
+
+    def transfer_dir(self, assignment: Assignment) -> Path:
+        """Journals, conversion state of one machine; gone after the job."""
+        return self.state_dir / "transfers" / assignment.migration_id / str(assignment.instance_index)
+
+    def manifest_dir(self, migration_id: str, instance_index: int) -> Path:
+        """Manifests of one machine's sealed disks; kept for verification."""
+        return self.state_dir / "manifests" / migration_id / str(instance_index)
+
+
+class TaskContext(Protocol):
+    """A task's only way to the rest of the mesh."""
+
+    @property
+    def assignment(self) -> Assignment: ...
+
+    @property
+    def workplace(self) -> Workplace: ...
+
+    async def connection_info(self) -> dict[str, Any]:
+        """Credentials of this side's endpoint. Raises StaleGeneration when the task was given to another."""
+        ...
+
+    async def record(self, kind: str, name: str, side: str, state: str, cloud_id: str = "") -> None:
+        """Write a ledger entry; returns when it is stored. Raises StaleGeneration: then do not act."""
+        ...
+
+    async def commit_instance(self, instance_id: str) -> None:
+        """Make it *the* instance; only then start it. Raises Conflict, StaleGeneration."""
+        ...
+
+    def event(self, message: str, level: str = "INFO") -> None: ...
+
+    def progress(self, disk: types_pb2.DiskProgress) -> None: ...
+
+    def listening(self, address: str) -> None: ...

@@ -1,0 +1,94 @@
+"""The file behind a disk journal: locked, append-only, synced. Format: ``coriolis.transfer.journal``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from coriolis.errors import Conflict, StaleGeneration
+from coriolis.transfer.cells import Run
+from coriolis.transfer.journal import (
+    Opening,
+    Replay,
+    Sealed,
+    opening_record,
+    range_records,
+    replay,
+    sealed_record,
+)
+from coriolis.transfer.table import CellTable
+
+LOCK_WAIT_S = 10.0
+"""A killed predecessor's lock goes with its process; one that still runs after this long is a defect."""
+
+
+class DiskJournal:
+    """Open journal of one disk and side. Holding the file's lock means that no older process writes the volume."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lost = not path.exists()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock(path)
+        with os.fdopen(os.dup(self._file), "rb") as reader:
+            self.state: Replay = replay(reader.read())
+        # cut a torn tail off, or records appended behind it would never be read
+        os.ftruncate(self._file, self.state.valid_bytes)
+        os.lseek(self._file, 0, os.SEEK_END)
+
+    def _lock(self, path: Path) -> None:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as held:
+                if time.monotonic() > deadline:
+                    os.close(self._file)
+                    raise Conflict(f"{path.name} is in use by another process of this agent") from held
+                time.sleep(0.05)
+            else:
+                return
+
+    def open_attempt(self, opening: Opening) -> CellTable:
+        """Begin an attempt durably; returns what is known for its pass and snapshot.
+
+        Raises StaleGeneration unless the generation is above every one seen (fence 3).
+        """
+        if opening.generation <= self.state.generation:
+            raise StaleGeneration(
+                f"generation {opening.generation} of disk {opening.disk_id} is not above {self.state.generation}"
+            )
+        self._append(opening_record(opening))
+        os.lseek(self._file, 0, os.SEEK_SET)
+        with os.fdopen(os.dup(self._file), "rb") as reader:
+            self.state = replay(reader.read())
+        os.lseek(self._file, 0, os.SEEK_END)
+        assert self.state.table is not None
+        return self.state.table
+
+    def append_ranges(self, table: CellTable, runs: list[Run]) -> None:
+        """Return when the ranges are on disk."""
+        if runs:
+            self._append(range_records(table, runs))
+
+    def append_sealed(self, sealed: Sealed) -> None:
+        self._append(sealed_record(sealed))
+        self.state.sealed = sealed
+
+    def _append(self, record: bytes) -> None:
+        view = memoryview(record)
+        while view:
+            view = view[os.write(self._file, view) :]
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> DiskJournal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,42 @@
+"""Opening the endpoint a task works on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from coriolis.agent.assignment import TaskContext
+from coriolis.errors import Unsupported
+from coriolis.providers.base import Connection, InstanceTarget, SnapshotSource, VolumeTarget
+from coriolis.providers.registry import load_provider
+
+
+@asynccontextmanager
+async def open_endpoint(context: TaskContext) -> AsyncIterator[Connection]:
+    """A connection to the cloud of this side, with the credentials of the current assignment."""
+    provider = load_provider(context.assignment.provider)
+    # target_environment steers how a destination connection works (pool, formats), so providers get both
+    info = await context.connection_info()
+    async with provider.connect(info) as connection:
+        yield connection
+
+
+def snapshots_of(connection: Connection, provider: str) -> SnapshotSource:
+    """Raises Unsupported when the provider cannot be an origin."""
+    if connection.snapshots is None:
+        raise Unsupported(f"provider {provider} cannot read disks; it is no origin")
+    return connection.snapshots
+
+
+def volumes_of(connection: Connection, provider: str) -> VolumeTarget:
+    """Raises Unsupported when the provider cannot be a destination."""
+    if connection.volumes is None:
+        raise Unsupported(f"provider {provider} cannot store disks; it is no destination")
+    return connection.volumes
+
+
+def instances_of(connection: Connection, provider: str) -> InstanceTarget:
+    """Raises Unsupported when the provider cannot be a destination."""
+    if connection.instances is None:
+        raise Unsupported(f"provider {provider} cannot make machines; it is no destination")
+    return connection.instances

@@ -1,0 +1,58 @@
+"""OS_MORPHING: convert the guest in an overlay on the sealed replicas, write back only what changed."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+from coriolis.agent.assignment import TaskContext
+from coriolis.agent.manifest_update import RecordingWriter, update_manifest
+from coriolis.agent.replicate_sink import manifest_paths
+from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
+from coriolis.agent.tasks.machine_request import volumes_in_order
+from coriolis.convert.convert import convert
+from coriolis.convert.request import ConversionRequest, ConversionSettings, NicIdentity
+from coriolis.model.machine import MachineSpec
+from coriolis.providers.registry import load_provider
+
+
+async def run(context: TaskContext) -> dict[str, Any]:
+    """``osmorphing_info``: what was found and done. Raises Unsupported for guests this version cannot convert."""
+    work = context.assignment
+    spec = work.spec()
+    manifests = work.results["manifests"]
+    identity = "/".join(manifests[disk.id] for disk in spec.devices.disks)
+    platform = load_provider(work.provider).capabilities.target_platform
+    async with open_endpoint(context) as connection, AsyncExitStack() as stack:
+        target = volumes_of(connection, work.provider)
+        writers = [
+            RecordingWriter(await stack.enter_async_context(target.open_writer(volume.id)))
+            for volume in volumes_in_order(work)
+        ]
+        result = await convert(
+            conversion_request(spec, platform, identity),
+            writers,
+            writers,
+            context.workplace.transfer_dir(work) / "morphing",
+            context.event,
+            settings=ConversionSettings(state_dir=context.workplace.state_dir),
+        )
+        for disk, writer in zip(spec.devices.disks, writers, strict=True):
+            await update_manifest(manifest_paths(context, work.migration_id)[disk.id], writer)
+    changed = sum(disk.data_bytes for disk in result.disks)
+    context.event(
+        f"{result.summary.distribution} converted for {platform} in {result.summary.seconds:.0f} s, "
+        f"{changed} bytes changed"
+    )
+    return {"osmorphing_info": {"distribution": result.summary.distribution, "changed_bytes": changed}}
+
+
+def conversion_request(spec: MachineSpec, platform: str, replica_identity: str) -> ConversionRequest:
+    """What conversion needs to know of a machine."""
+    return ConversionRequest(
+        os_type=spec.os_type,
+        target_platform=platform,
+        firmware_type=spec.firmware_type,
+        replica_identity=replica_identity,
+        nics=tuple(NicIdentity(nic.mac_address.lower(), nic.name) for nic in spec.devices.nics if nic.mac_address),
+    )

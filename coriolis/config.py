@@ -1,0 +1,113 @@
+"""Configuration of each role: one TOML file, then ``CORIOLIS_*`` variables, then flags; the later one wins.
+
+Every field of a role's struct is a key of its file and, in capitals with the prefix, a variable; lists are
+comma-separated there. Unknown keys are refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from coriolis.errors import InvalidInput
+
+PREFIX = "CORIOLIS_"
+MAX_FILE_BYTES = 1 << 20
+
+
+class EtcdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``endpoints`` as host:port. ``tls_dir`` holds ca.pem, cert.pem, key.pem; empty means no TLS (loopback only)."""
+
+    endpoints: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1:2379"])
+    tls_dir: str = ""
+    server_name: str = ""
+    user: str = ""
+    password_file: str = ""
+
+
+class CoordinatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``listen``: host:port of gRPC. ``advertise``: what others dial (default: ``listen``)."""
+
+    id: str = ""
+    listen: str = "127.0.0.1:7668"
+    advertise: str = ""
+    tls_dir: str = "tls"
+    secret_key_file: str = "secret.key"
+    secrets_dir: str = "secrets"
+    metrics_listen: str = ""
+    etcd: EtcdConfig = EtcdConfig()
+
+
+class OfferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``match``: patterns of connection_info members that are near this agent; none: any endpoint of the type."""
+
+    type: str
+    match: list[dict[str, str]] = []
+
+
+class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``data_bind``/``data_advertise``: address on which sinks listen, and under which others reach them."""
+
+    id: str = ""
+    site: str = ""
+    state_dir: str = "agent"
+    tls_dir: str = "tls"
+    data_bind: str = "127.0.0.1"
+    data_advertise: str = ""
+    projects: list[str] = []
+    offers: list[OfferConfig] = []
+    metrics_listen: str = ""
+    etcd: EtcdConfig = EtcdConfig()
+
+
+Config = TypeVar("Config", bound=msgspec.Struct)
+
+
+def load_config(
+    kind: type[Config],
+    path: Path | None,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """The configuration of a role. Raises InvalidInput naming file and key."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = _read(path)
+    for field in msgspec.structs.fields(kind):
+        text = environ.get(PREFIX + field.name.upper())
+        if text is not None:
+            values[field.name] = _from_text(field.type, text)
+    endpoints = environ.get(PREFIX + "ETCD_ENDPOINTS")
+    if endpoints:
+        values["etcd"] = {**values.get("etcd", {}), "endpoints": endpoints.split(",")}
+    values.update({name: value for name, value in flags.items() if value is not None})
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as wrong:
+        raise InvalidInput(f"configuration{f' {path}' if path else ''}: {wrong}") from wrong
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidInput(f"{path} is larger than {MAX_FILE_BYTES} bytes")
+        return tomllib.loads(path.read_text())
+    except OSError as failed:
+        raise InvalidInput(f"{path} cannot be read: {failed.strerror}") from failed
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as broken:
+        raise InvalidInput(f"{path} is not TOML: {broken}") from broken
+
+
+def _from_text(kind: Any, text: str) -> Any:
+    return [part for part in text.split(",") if part] if kind == list[str] else text
+
+
+def default_id(prefix: str) -> str:
+    """An id for a role without one: prefix and host name."""
+    return f"{prefix}-{socket.gethostname()}"

@@ -1,0 +1,238 @@
+"""Convert a guest in an overlay on its sealed replicas and write the difference to the volumes that will
+boot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from coriolis.convert import overlay, saved
+from coriolis.convert.appliance import CONVERSION_TIMEOUT_S, Accelerator, choose_accelerator
+from coriolis.convert.delta import Delta, DeltaHeader, apply, save
+from coriolis.convert.linux.network import is_mac
+from coriolis.convert.nbd_export import Counters, export
+from coriolis.convert.platforms import target_platform
+from coriolis.convert.request import (
+    ConversionRequest,
+    ConversionResult,
+    ConversionSettings,
+    ConversionSummary,
+    DiskChange,
+)
+from coriolis.convert.worker_process import run_worker
+from coriolis.errors import CoriolisError, InvalidInput, Unsupported
+from coriolis.providers.base import BlockReader, BlockWriter
+
+MAX_DISKS = 16
+MAX_NICS = 32
+MAX_MESSAGES = 200
+
+OnEvent = Callable[[str], None]
+DEFAULT_SETTINGS = ConversionSettings()
+
+
+async def convert(
+    request: ConversionRequest,
+    readers: Sequence[BlockReader],
+    writers: Sequence[BlockWriter],
+    work_dir: Path,
+    on_event: OnEvent,
+    *,
+    settings: ConversionSettings = DEFAULT_SETTINGS,
+) -> ConversionResult:
+    """Make the guest bootable on the target platform; one reader and one writer per disk, in boot order.
+
+    Readers give the sealed replica, writers the volumes that will boot; each volume must hold the replica's
+    content (it may be the replica itself). Nothing is written to a volume before conversion is verified and
+    its delta is durable in ``work_dir``, which is private to this job and instance. Killed at any moment and
+    called again with the same arguments, it ends with the same volumes: a complete delta is applied again, an
+    incomplete one is computed anew.
+
+    Raises Unsupported (what the guest is or has cannot be converted), Corrupt, QuotaExceeded, TimedOut,
+    Unavailable, Conflict, InvalidInput, and whatever readers and writers raise. A failure before writing
+    leaves the volumes as they were.
+    """
+    _check(request, readers, writers)
+    with saved.locked(work_dir):
+        found = await asyncio.to_thread(saved.find, work_dir, request)
+        if found is not None:
+            on_event("this replica was converted before; its changes are written again")
+        conversion = found or await _compute(request, readers, work_dir, on_event, settings)
+        await asyncio.to_thread(saved.mark_applying, work_dir)
+        for delta, writer in zip(conversion.deltas, writers, strict=True):
+            await apply(delta, writer)
+            size = delta.header.data_bytes
+            on_event(
+                f"disk {delta.header.disk_index}: {size} bytes in {len(delta.header.extents)} places written"
+            )
+    return ConversionResult(
+        disks=tuple(_change(delta) for delta in conversion.deltas),
+        summary=conversion.manifest.summary,
+        messages=conversion.manifest.messages,
+        reapplied=found is not None,
+    )
+
+
+def _check(
+    request: ConversionRequest, readers: Sequence[BlockReader], writers: Sequence[BlockWriter]
+) -> None:
+    if not 1 <= len(readers) <= MAX_DISKS or len(readers) != len(writers):
+        raise InvalidInput(
+            f"{len(readers)} readers and {len(writers)} writers: 1 to {MAX_DISKS} of each are needed"
+        )
+    if not request.replica_identity:
+        raise InvalidInput("replica_identity is empty")
+    bad = [nic.mac for nic in request.nics if not is_mac(nic.mac)]
+    if bad or len(request.nics) > MAX_NICS:
+        raise InvalidInput(
+            f"nics: at most {MAX_NICS}, each with a MAC in lower case with colons; wrong: {bad[:3]}"
+        )
+    for reader, writer in zip(readers, writers, strict=True):
+        if writer.size < reader.size:
+            raise InvalidInput(f"a volume of {writer.size} bytes cannot take a disk of {reader.size} bytes")
+    target_platform(request.target_platform)
+    if request.os_type != "linux":
+        raise Unsupported(f"guests of type {request.os_type} cannot be converted by this version, only linux")
+
+
+async def _compute(
+    request: ConversionRequest,
+    readers: Sequence[BlockReader],
+    work_dir: Path,
+    on_event: OnEvent,
+    settings: ConversionSettings,
+) -> saved.Saved:
+    """Convert over the replicas; on return the deltas and their manifest are durable."""
+    started = time.monotonic()
+    await asyncio.to_thread(saved.discard, work_dir)
+    messages: list[str] = []
+
+    def say(text: str) -> None:
+        if len(messages) < MAX_MESSAGES:
+            messages.append(text)
+        on_event(text)
+
+    run_dir = _make_run_dir(work_dir)
+    try:
+        accelerator = settings.accelerator
+        if accelerator == "auto":
+            state_dir = settings.state_dir or work_dir
+            accelerator = await choose_accelerator(state_dir, run_dir, settings.memory_mb, say)
+        facts, deltas = await _convert_overlays(
+            request, readers, work_dir, run_dir, accelerator, settings.memory_mb, say
+        )
+        summary = _summary(facts, accelerator, time.monotonic() - started)
+        digests = tuple(delta.digest for delta in deltas)
+        manifest = saved.Manifest(
+            saved.request_digest(request), request.replica_identity, digests, summary, tuple(messages)
+        )
+        conversion = saved.Saved(manifest, tuple(deltas))
+        await asyncio.to_thread(saved.commit, work_dir, conversion)
+        return conversion
+    finally:
+        for path in work_dir.glob("overlay-*.qcow2"):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(run_dir, ignore_errors=True)
+        (work_dir / "run-dir").unlink(missing_ok=True)
+
+
+async def _convert_overlays(
+    request: ConversionRequest,
+    readers: Sequence[BlockReader],
+    work_dir: Path,
+    run_dir: Path,
+    accelerator: Accelerator,
+    memory_mb: int,
+    say: OnEvent,
+) -> tuple[dict[str, Any], list[Delta]]:
+    """The worker's facts and the saved delta of each disk; the exports end with this call."""
+    async with AsyncExitStack() as stack:
+        exports, overlays = [], []
+        for index, reader in enumerate(readers):
+            socket_path, path = run_dir / f"{index}.sock", work_dir / f"overlay-{index}.qcow2"
+            exports.append(await stack.enter_async_context(export(reader, socket_path)))
+            await overlay.create_overlay(path, socket_path, reader.size)
+            overlays.append(path)
+        worker_request = _worker_request(request, overlays, accelerator, memory_mb)
+        facts = await _run(worker_request, say, run_dir, CONVERSION_TIMEOUT_S[accelerator], exports)
+        deltas = [
+            await _save_delta(request, index, readers[index].size, path, work_dir)
+            for index, path in enumerate(overlays)
+        ]
+    return facts, deltas
+
+
+def _make_run_dir(work_dir: Path) -> Path:
+    """A private directory with a path short enough for sockets; that of a former, killed run is removed."""
+    note = work_dir / "run-dir"
+    if note.exists():
+        shutil.rmtree(note.read_text(), ignore_errors=True)
+    run_dir = tempfile.mkdtemp(prefix="coriolis-convert-")
+    note.write_text(run_dir)
+    return Path(run_dir)
+
+
+async def _run(
+    worker_request: dict[str, Any], say: OnEvent, run_dir: Path, timeout_s: float, exports: Sequence[Counters]
+) -> dict[str, Any]:
+    """The worker's facts. An error of a reader outranks what the guest's kernel made of it."""
+    try:
+        facts = await run_worker(worker_request, say, run_dir=run_dir, timeout_s=timeout_s)
+    except CoriolisError as error:
+        for counters in exports:
+            if counters.error is not None:
+                raise counters.error from error
+        raise
+    for counters in exports:
+        if counters.error is not None:
+            raise counters.error
+    read = sum(counters.bytes_read for counters in exports)
+    say(f"verified; {read / (1 << 20):.1f} MiB of the replica were read")
+    return facts
+
+
+async def _save_delta(
+    request: ConversionRequest, index: int, disk_bytes: int, path: Path, work_dir: Path
+) -> Delta:
+    extents = await overlay.changed_extents(path, disk_bytes)
+    header = DeltaHeader(index, disk_bytes, request.replica_identity, overlay.delta_extents(extents))
+    target = saved.delta_path(work_dir, index)
+    return await asyncio.to_thread(save, target, header, overlay.payload(path, extents))
+
+
+def _worker_request(
+    request: ConversionRequest, overlays: Sequence[Path], accelerator: str, memory_mb: int
+) -> dict[str, Any]:
+    return {
+        "op": "convert",
+        "accelerator": accelerator,
+        "memory_mb": memory_mb,
+        "disks": [str(path.absolute()) for path in overlays],
+        "platform": request.target_platform,
+        "nics": [[nic.mac, nic.name_hint] for nic in request.nics],
+        "efi": request.firmware_type == "EFI",
+    }
+
+
+def _summary(facts: dict[str, Any], accelerator: str, seconds: float) -> ConversionSummary:
+    return ConversionSummary(
+        distribution=facts["distribution"],
+        kernel_versions=tuple(facts["kernel_versions"]),
+        modules=tuple(facts["modules"]),
+        pins=tuple((mac, name) for mac, name in facts["pins"]),
+        accelerator=accelerator,
+        times=facts["times"],
+        seconds=round(seconds, 1),
+    )
+
+
+def _change(delta: Delta) -> DiskChange:
+    header = delta.header
+    return DiskChange(header.disk_index, len(header.extents), header.data_bytes, header.zero_bytes)

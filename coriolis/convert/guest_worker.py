@@ -1,0 +1,114 @@
+"""The process that looks into guests: ``python -m coriolis.convert.guest_worker``.
+
+One JSON line on stdin is the request, which then stays open: when it closes, the parent is gone, and this
+process group ends itself. JSON lines on stdout: ``{"event": text}`` any number of times, last ``{"result":
+{...}}`` or ``{"error": {"code": ..., "message": ...}}``. Requests:
+
+* ``{"op": "probe", "accelerator", "memory_mb"}``: start an appliance and stop it;
+* ``{"op": "convert", "accelerator", "memory_mb", "disks", "platform", "nics": [[mac, name]], "efi"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from coriolis.convert.linux import network
+from coriolis.convert.linux.conversion import convert_linux
+from coriolis.convert.linux.text import shown
+from coriolis.convert.platforms import target_platform
+from coriolis.errors import CoriolisError, InvalidInput
+
+MAX_REQUEST_BYTES = 1 << 20
+MAX_ADDRESS_SPACE_BYTES = 8 << 30  # this process and, each for itself, the appliance
+MAX_FILE_BYTES = 8 << 30  # the appliance's own sparse root has 4 GiB
+
+Say = Callable[[str], None]
+
+
+def convert(request: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Convert the guest on ``request["disks"]`` in place; the facts for ``ConversionSummary``."""
+    from coriolis.convert.guestfs_guest import launched, mount_guest  # needs libguestfs
+
+    platform = target_platform(request["platform"])
+    nics = [network.Nic(mac, name) for mac, name in request["nics"]]
+    times: dict[str, float] = {}
+    started = time.monotonic()
+    with launched(request["disks"], request["accelerator"], request["memory_mb"]) as handle:
+        times["launch"] = time.monotonic() - started
+        say(f"appliance started ({request['accelerator']}) in {times['launch']:.1f} s")
+        guest, distribution = mount_guest(handle, say)
+        times["mount"] = time.monotonic() - started - times["launch"]
+        say(f"{distribution} found")
+        done = convert_linux(guest, platform, nics, bool(request["efi"]), say)
+    times["total"] = time.monotonic() - started
+    return {
+        "distribution": distribution,
+        "kernel_versions": [shown(version) for version in done.kernel_versions],
+        "modules": list(done.modules),
+        "pins": [list(pair) for pair in done.pins],
+        "times": {step: round(seconds, 1) for step, seconds in times.items()},
+    }
+
+
+def probe(request: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Whether an appliance starts at all with ``request["accelerator"]``."""
+    from coriolis.convert.guestfs_guest import launched
+
+    with launched((), request["accelerator"], request["memory_mb"]):
+        say(f"appliance started ({request['accelerator']})")
+    return {}
+
+
+OPERATIONS: dict[str, Callable[[dict[str, Any], Say], dict[str, Any]]] = {"convert": convert, "probe": probe}
+
+
+def answer(line: bytes, say: Say) -> dict[str, Any]:
+    """The last line to print for a request: a result or an error of ours."""
+    try:
+        request = json.loads(line)
+        operation = OPERATIONS.get(request.get("op"))
+        if operation is None:
+            raise InvalidInput("the worker was asked for an operation it does not know")
+        return {"result": operation(request, say)}
+    except CoriolisError as error:
+        return {"error": {"code": error.code, "message": error.message}}
+
+
+def main() -> None:
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # a library that prints must not break the JSON lines
+    for kind, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, MAX_ADDRESS_SPACE_BYTES),
+        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
+    ):
+        resource.setrlimit(kind, (limit, limit))
+    line = sys.stdin.buffer.readline(MAX_REQUEST_BYTES)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def say(text: str) -> None:
+        out.write(json.dumps({"event": text}) + "\n")
+
+    out.write(json.dumps(answer(line, say)) + "\n")
+    out.flush()
+    os._exit(0)  # the thread still reads; nothing else is left to do
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    if os.getpgrp() == os.getpid():  # started by worker_process: the appliance is in this group
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

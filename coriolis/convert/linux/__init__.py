@@ -1,0 +1,4 @@
+"""Linux guests, converted without running any of their code.
+
+Standard library only (see ``coriolis.convert``).
+"""

@@ -1,0 +1,82 @@
+"""ClusterService and SecretService: what the mesh consists of, and secrets by reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from coriolis.clock import wire_time
+from coriolis.coordinator import keys
+from coriolis.coordinator.directory import AgentDirectory
+from coriolis.coordinator.job_service import check_project
+from coriolis.coordinator.leadership import current_leader
+from coriolis.coordinator.sessions import Sessions
+from coriolis.etcd.client import EtcdClient
+from coriolis.rpc.gen.coriolis.v1 import cluster_pb2 as pb
+from coriolis.rpc.gen.coriolis.v1 import cluster_pb2_grpc, endpoint_pb2, endpoint_pb2_grpc
+from coriolis.security.secrets import SecretRecord, SecretStore
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
+    """The leader's view; ``GetLeader`` alone is answered by every coordinator (see app)."""
+
+    def __init__(self, client: EtcdClient, directory: AgentDirectory, sessions: Sessions) -> None:
+        self._client = client
+        self._directory = directory
+        self._sessions = sessions
+
+    async def GetLeader(self, request: pb.GetLeaderRequest, context: Context) -> pb.GetLeaderResponse:  # noqa: N802
+        record = await current_leader(self._client)
+        if record is None:
+            return pb.GetLeaderResponse()
+        return pb.GetLeaderResponse(coordinator_id=record.id, address=record.address, epoch=record.epoch)
+
+    async def ListCoordinators(  # noqa: N802
+        self, request: pb.ListCoordinatorsRequest, context: Context
+    ) -> pb.ListCoordinatorsResponse:
+        listing = await self._client.list(keys.COORDINATORS)
+        leader = await current_leader(self._client)
+        found = []
+        for item in listing.items.values():
+            coordinator = pb.Coordinator.FromString(item.value)
+            coordinator.leader = leader is not None and leader.id == coordinator.id
+            found.append(coordinator)
+        return pb.ListCoordinatorsResponse(coordinators=found)
+
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:  # noqa: N802
+        return pb.ListAgentsResponse(agents=self._directory.agents(self._sessions.connected()))
+
+
+class SecretService(endpoint_pb2_grpc.SecretServiceServicer):
+    """Payloads go in and never come out again, except to the agent that works with them."""
+
+    def __init__(self, store: SecretStore) -> None:
+        self._store = store
+
+    async def PutSecret(  # noqa: N802
+        self, request: endpoint_pb2.PutSecretRequest, context: Context
+    ) -> endpoint_pb2.PutSecretResponse:
+        check_project(context, request.project_id)
+        info = await self._store.put(request.project_id, request.name, request.payload_json.encode())
+        return endpoint_pb2.PutSecretResponse(secret=_info_message(info))
+
+    async def ListSecrets(  # noqa: N802
+        self, request: endpoint_pb2.ListSecretsRequest, context: Context
+    ) -> endpoint_pb2.ListSecretsResponse:
+        check_project(context, request.project_id)
+        infos = await self._store.list(request.project_id)
+        return endpoint_pb2.ListSecretsResponse(secrets=[_info_message(info) for info in infos])
+
+    async def DeleteSecret(  # noqa: N802
+        self, request: endpoint_pb2.DeleteSecretRequest, context: Context
+    ) -> endpoint_pb2.DeleteSecretResponse:
+        check_project(context, request.project_id)
+        await self._store.delete(request.project_id, request.secret_id)
+        return endpoint_pb2.DeleteSecretResponse()
+
+
+def _info_message(info: SecretRecord) -> endpoint_pb2.SecretInfo:
+    return endpoint_pb2.SecretInfo(id=info.id, name=info.name, created_at=wire_time(info.created_at))

@@ -1,0 +1,267 @@
+"""Feeds events to the scheduler, stores what comes of it, carries out the commands. One driver per leadership term."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from coriolis.clock import Clock, wire_time
+from coriolis.coordinator.events import (
+    AgentLost,
+    AssignPart,
+    Begin,
+    CancelRequested,
+    Command,
+    Event,
+    FindAgents,
+    PartFailed,
+    Placed,
+    PlacementFailed,
+    RunEnded,
+    WithdrawPart,
+)
+from coriolis.coordinator.scheduler import step
+from coriolis.coordinator.store import JobStore, StoredRun
+from coriolis.errors import CoriolisError, NotFound, StaleEpoch, Unavailable
+from coriolis.model.job import InstanceRun, Migration, combined_status, run_status
+from coriolis.model.task import ASSIGNED, Role, Task, TaskStatus
+
+log = structlog.get_logger(__name__)
+
+AGENT_WAIT_S = 600.0
+"""How long a task waits for an agent that fits before it fails."""
+SAVE_RETRY_S = 1.0
+
+RunKey = tuple[str, int]
+"""(migration id, instance index)."""
+
+
+class Dispatcher(Protocol):
+    """The way to the agents."""
+
+    async def place(self, migration: Migration, run: InstanceRun, task: Task) -> dict[Role, str] | None:
+        """Agents for the task now, or None."""
+        ...
+
+    async def agents_changed(self, timeout_s: float) -> None:
+        """Return when an agent came or went, or after the timeout."""
+        ...
+
+    def assign(self, migration: Migration, run: InstanceRun, command: AssignPart) -> bool:
+        """Send an assignment; False when the agent has no session."""
+        ...
+
+    def withdraw(self, command: WithdrawPart) -> None: ...
+
+
+class _Live:
+    def __init__(self, stored: StoredRun, *, ephemeral: bool = False) -> None:
+        self.run = stored.run
+        self.revision = stored.revision
+        self.ephemeral = ephemeral
+        self.lock = asyncio.Lock()
+
+
+class Driver:
+    """All jobs of one leader. ``lost`` is set when the store says that another one leads."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        on_change: Callable[[Migration, InstanceRun, InstanceRun], None],
+    ) -> None:
+        self.lost = asyncio.Event()
+        self.migrations: dict[str, Migration] = {}
+        self._store = store
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._on_change = on_change
+        self._live: dict[RunKey, _Live] = {}
+        self._task_index: dict[str, RunKey] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    def now(self) -> str:
+        moment: datetime = self._clock.now()
+        return wire_time(moment)
+
+    async def serve(self, ready: asyncio.Event) -> None:
+        """Load all jobs, go on with them, and run until cancelled or deposed."""
+        loaded = await self._store.load()
+        for migration in loaded.migrations:
+            self.migrations[migration.id] = migration
+        for stored in loaded.runs:
+            self._adopt(_Live(stored))
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            ready.set()
+            for key in list(self._live):
+                self._spawn_feed(key, Begin())
+            await self.lost.wait()
+            raise StaleEpoch("another coordinator leads")
+
+    def _adopt(self, live: _Live) -> None:
+        key = (live.run.migration_id, live.run.index)
+        self._live[key] = live
+        for task in live.run.tasks:
+            self._task_index[task.id] = key
+
+    def _spawn_feed(self, key: RunKey, event: Event) -> None:
+        assert self._group is not None
+        self._group.create_task(self._feed_quietly(key, event))
+
+    async def _feed_quietly(self, key: RunKey, event: Event) -> None:
+        try:
+            await self.feed(key, event)
+        except StaleEpoch:
+            self.lost.set()
+        except NotFound:
+            return  # deleted meanwhile
+
+    async def submit(self, migration: Migration, stored: list[StoredRun]) -> None:
+        """Begin a migration that is already in the store."""
+        self.migrations[migration.id] = migration
+        for each in stored:
+            self._adopt(_Live(each))
+            self._spawn_feed((migration.id, each.run.index), Begin())
+
+    def submit_ephemeral(self, migration: Migration, runs: list[InstanceRun]) -> None:
+        """Begin runs that live in memory only (verifications); ``migration`` carries their endpoints."""
+        self.migrations[migration.id] = migration
+        for run in runs:
+            self._adopt(_Live(StoredRun(run, 0), ephemeral=True))
+            self._spawn_feed((migration.id, run.index), Begin())
+
+    def forget(self, migration_id: str) -> None:
+        """Drop a deleted migration from memory."""
+        self.migrations.pop(migration_id, None)
+        for key in [key for key in self._live if key[0] == migration_id]:
+            for task in self._live.pop(key).run.tasks:
+                self._task_index.pop(task.id, None)
+
+    def runs(self, migration_id: str) -> list[InstanceRun]:
+        """The runs of a migration in the order of its instances."""
+        return [live.run for key, live in sorted(self._live.items()) if key[0] == migration_id]
+
+    def all_runs(self) -> list[InstanceRun]:
+        return [live.run for live in self._live.values()]
+
+    def status(self, migration_id: str) -> str:
+        return combined_status([run_status(run) for run in self.runs(migration_id)])
+
+    def key_of(self, task_id: str) -> RunKey:
+        """Raises NotFound for a task of no job here."""
+        try:
+            return self._task_index[task_id]
+        except KeyError as unknown:
+            raise NotFound(f"task {task_id} belongs to no job") from unknown
+
+    def run_of(self, task_id: str) -> InstanceRun:
+        return self._live[self.key_of(task_id)].run
+
+    async def feed(self, key: RunKey, event: Event) -> InstanceRun:
+        """Apply one event durably, then act. Events of one run are applied one after the other."""
+        live = self._live.get(key)
+        if live is None:
+            raise NotFound("the migration was deleted")
+        async with live.lock:
+            before = live.run
+            after, commands = step(before, event, self.now())
+            if after is not before:
+                live.revision = await self._save(live, after)
+                live.run = after
+                self._on_change(self.migrations[key[0]], before, after)
+        for command in commands:
+            self._carry_out(key, command)
+        return after
+
+    async def _save(self, live: _Live, run: InstanceRun) -> int:
+        if live.ephemeral:
+            return live.revision + 1
+        while True:
+            try:
+                return await self._store.save_run(run, live.revision)
+            except StaleEpoch:
+                self.lost.set()
+                raise
+            except Unavailable as down:
+                # the leader steps down by its own clock if this lasts; until then the job only waits
+                log.warning("store unavailable, retrying", reason=down.message)
+                await asyncio.sleep(SAVE_RETRY_S)
+
+    def _carry_out(self, key: RunKey, command: Command) -> None:
+        run = self._live[key].run
+        migration = self.migrations[key[0]]
+        match command:
+            case FindAgents():
+                assert self._group is not None
+                self._group.create_task(self._place(key, command))
+            case AssignPart():
+                if not self._dispatcher.assign(migration, run, command):
+                    message = f"agent {command.agent_id} is not connected"
+                    self._spawn_feed(
+                        key,
+                        PartFailed(
+                            command.task_id, command.generation, command.role, "unavailable", message, True, True
+                        ),
+                    )
+            case WithdrawPart():
+                self._dispatcher.withdraw(command)
+            case RunEnded():
+                log.info("run ended", migration=key[0], instance=run.instance, status=run_status(run))
+
+    async def _place(self, key: RunKey, command: FindAgents) -> None:
+        await asyncio.sleep(command.delay_s)
+        deadline = self._clock.monotonic() + AGENT_WAIT_S
+        while (live := self._live.get(key)) is not None:
+            task = live.run.task(command.task_id)
+            if task.status is not TaskStatus.PENDING:
+                return
+            try:
+                agents = await self._dispatcher.place(self.migrations[key[0]], live.run, task)
+            except CoriolisError as refused:
+                await self._feed_quietly(key, PlacementFailed(task.id, refused.message))
+                return
+            if agents is not None:
+                await self._feed_quietly(key, Placed(task.id, agents))
+                return
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                message = f"no agent that serves this endpoint was there for {AGENT_WAIT_S:.0f} s"
+                await self._feed_quietly(key, PlacementFailed(task.id, message))
+                return
+            await self._dispatcher.agents_changed(min(left, 5.0))
+
+    async def cancel(self, migration_id: str) -> None:
+        for run in self.runs(migration_id):
+            await self.feed((migration_id, run.index), CancelRequested())
+
+    async def agent_lost(self, agent_id: str) -> None:
+        """Take back everything the agent was assigned."""
+        for run in self.all_runs():
+            if any(
+                task.status in ASSIGNED and any(p.agent_id == agent_id and not p.done for p in task.parts)
+                for task in run.tasks
+            ):
+                await self.feed((run.migration_id, run.index), AgentLost(agent_id))
+
+    def assigned_agents(self) -> set[str]:
+        """Agents that hold a part of any active task."""
+        return {
+            part.agent_id
+            for run in self.all_runs()
+            for task in run.tasks
+            if task.status in ASSIGNED
+            for part in task.parts
+            if not part.done
+        }
+
+    async def delete(self, migration_id: str) -> None:
+        """Remove an ended migration from store and memory."""
+        await self._store.delete(self.migrations[migration_id])
+        self.forget(migration_id)

@@ -1,0 +1,102 @@
+"""``JobStore`` on etcd: every write is one transaction under the leader's fence (fence 1)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from coriolis.coordinator import keys
+from coriolis.coordinator.leadership import fence
+from coriolis.coordinator.store import Loaded, RequestRecord, StoredRun
+from coriolis.errors import Conflict, StaleEpoch, Unavailable
+from coriolis.etcd.client import EtcdClient
+from coriolis.etcd.records import KeyValue
+from coriolis.etcd.txn import Delete, DeletePrefix, Put, Txn, absent, modified_at
+from coriolis.model.job import InstanceRun, Migration
+
+
+class EtcdStore:
+    """Jobs of the term ``epoch``. Reads are of the whole subtree once; afterwards the leader's memory is the truth."""
+
+    def __init__(self, client: EtcdClient, epoch: int) -> None:
+        self._client = client
+        self._epoch = epoch
+
+    async def load(self) -> Loaded:
+        listing = await self._client.list(keys.JOBS)
+        migrations: list[Migration] = []
+        runs: list[StoredRun] = []
+        for key, item in listing.items.items():
+            named = keys.parse_job(key)
+            if named is None:
+                continue
+            if named.instance_index is None:
+                migrations.append(msgspec.json.decode(item.value, type=Migration))
+            else:
+                runs.append(StoredRun(msgspec.json.decode(item.value, type=InstanceRun), item.mod_revision))
+        known = {migration.id for migration in migrations}
+        return Loaded(tuple(migrations), tuple(run for run in runs if run.run.migration_id in known))
+
+    async def find_request(self, project_id: str, request_id: str) -> RequestRecord | None:
+        item = await self._client.get(keys.request(project_id, request_id))
+        return msgspec.json.decode(item.value, type=RequestRecord) if item else None
+
+    async def create(
+        self, migration: Migration, runs: list[InstanceRun], request: RequestRecord | None
+    ) -> list[StoredRun]:
+        project, job = migration.project_id, migration.id
+        compares = [fence(self._epoch), absent(keys.job_spec(project, job))]
+        puts = [Put(keys.job_spec(project, job), msgspec.json.encode(migration))]
+        puts += [Put(keys.job_run(project, job, run.index), msgspec.json.encode(run)) for run in runs]
+        if request is not None:
+            key = keys.request(project, migration.request_id)
+            compares.append(absent(key))
+            puts.append(Put(key, msgspec.json.encode(request)))
+        try:
+            result = await self._client.commit(Txn(tuple(compares), tuple(puts)))
+        except Unavailable as unknown:
+            if not unknown.outcome_unknown:
+                raise
+            item = await self._client.get(keys.job_spec(project, job))
+            if item is None:
+                raise
+            return [StoredRun(run, item.mod_revision) for run in runs]
+        if not result.succeeded:
+            await self._check_epoch()
+            raise Conflict("the request id was used meanwhile")
+        return [StoredRun(run, result.revision) for run in runs]
+
+    async def save_run(self, run: InstanceRun, revision: int) -> int:
+        key = keys.job_run(run.project_id, run.migration_id, run.index)
+        value = msgspec.json.encode(run)
+        txn = Txn((fence(self._epoch), modified_at(key, revision)), (Put(key, value),))
+        try:
+            result = await self._client.commit(txn)
+        except Unavailable as unknown:
+            if not unknown.outcome_unknown:
+                raise
+            return await self._settle(key, value, revision, unknown)
+        if not result.succeeded:
+            await self._check_epoch()
+            # our own earlier attempt, whose answer was lost, may have been applied meanwhile
+            return await self._settle(key, value, revision, Conflict("the run was changed meanwhile"))
+        return result.revision
+
+    async def _settle(self, key: str, value: bytes, revision: int, otherwise: Exception) -> int:
+        """Whether a write of unknown outcome took place decides the record itself."""
+        item: KeyValue | None = await self._client.get(key)
+        if item is not None and item.mod_revision > revision and item.value == value:
+            return item.mod_revision
+        raise otherwise
+
+    async def delete(self, migration: Migration) -> None:
+        operations: list[Delete | DeletePrefix] = [DeletePrefix(keys.job_prefix(migration.project_id, migration.id))]
+        if migration.request_id:
+            operations.append(Delete(keys.request(migration.project_id, migration.request_id)))
+        result = await self._client.commit(Txn((fence(self._epoch),), tuple(operations)), idempotent=True)
+        if not result.succeeded:
+            raise StaleEpoch(f"epoch {self._epoch} was replaced")
+
+    async def _check_epoch(self) -> None:
+        leader = await self._client.get(keys.LEADER)
+        if leader is None or leader.create_revision != self._epoch:
+            raise StaleEpoch(f"epoch {self._epoch} was replaced")

@@ -1,0 +1,91 @@
+"""Progress of running disks: in the leader's memory only, fanned out to watchers. Never stored at 1 Hz."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from coriolis.rpc.gen.coriolis.v1 import job_pb2, types_pb2
+
+QUEUE_EVENTS = 1000
+"""A watcher that falls behind by more is ended; it reconnects and gets the state anew."""
+
+
+class Watcher:
+    """One reader of a migration's events."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[job_pb2.WatchMigrationResponse | None] = asyncio.Queue(QUEUE_EVENTS)
+
+    def push(self, event: job_pb2.WatchMigrationResponse) -> None:
+        try:
+            self._queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self.end()
+
+    def end(self) -> None:
+        """Let the reader finish what is queued; on overflow the oldest event gives way to the end mark."""
+        if self._queue.full():
+            self._queue.get_nowait()
+        self._queue.put_nowait(None)
+
+    async def events(self) -> AsyncIterator[job_pb2.WatchMigrationResponse]:
+        while (event := await self._queue.get()) is not None:
+            yield event
+
+
+class ProgressBoard:
+    """Latest progress per task and disk, and the watchers of each migration."""
+
+    def __init__(self) -> None:
+        self._disks: dict[str, dict[tuple[str, str], types_pb2.DiskProgress]] = {}
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._judged: dict[str, int] = {}
+
+    def report(self, migration_id: str, disk: types_pb2.DiskProgress) -> None:
+        """Take one report; numbers shown never go backwards inside a task (invariant I12)."""
+        disks = self._disks.setdefault(migration_id, {})
+        before = disks.get((disk.task_id, disk.disk_id))
+        if before is not None:
+            disk.done_bytes = max(disk.done_bytes, before.done_bytes)
+            disk.durable_bytes = max(disk.durable_bytes, before.durable_bytes)
+            disk.sealed = disk.sealed or before.sealed
+        disks[disk.task_id, disk.disk_id] = disk
+        self.publish(migration_id, job_pb2.WatchMigrationResponse(disk=disk))
+
+    def disks(self, migration_id: str) -> list[types_pb2.DiskProgress]:
+        return list(self._disks.get(migration_id, {}).values())
+
+    def moved_since_last_asked(self, migration_id: str, task_id: str) -> bool:
+        """Whether more became durable for the task since this was last asked: the attempt was not in vain."""
+        durable = sum(disk.durable_bytes for disk in self.disks(migration_id) if disk.task_id == task_id)
+        before = self._judged.get(task_id, 0)
+        self._judged[task_id] = max(before, durable)
+        return durable > before
+
+    def forget(self, migration_id: str) -> None:
+        for disk in self.disks(migration_id):
+            self._judged.pop(disk.task_id, None)
+        self._disks.pop(migration_id, None)
+
+    def publish(self, migration_id: str, event: job_pb2.WatchMigrationResponse) -> None:
+        for watcher in self._watchers.get(migration_id, ()):
+            watcher.push(event)
+
+    def end_watchers(self, migration_id: str) -> None:
+        for watcher in self._watchers.get(migration_id, ()):
+            watcher.end()
+
+    @contextmanager
+    def watching(self, migration_id: str) -> Iterator[Watcher]:
+        """Subscribe for the time of the context; yields the Watcher."""
+        watcher = Watcher()
+        self._watchers.setdefault(migration_id, set()).add(watcher)
+        try:
+            yield watcher
+        finally:
+            watchers = self._watchers[migration_id]
+            watchers.discard(watcher)
+            if not watchers:
+                del self._watchers[migration_id]

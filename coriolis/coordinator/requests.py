@@ -1,0 +1,185 @@
+"""From a create request to a migration record: every check that needs no cloud. Errors name the field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jsonschema
+import msgspec
+
+from coriolis.coordinator.vault import Vault, masked
+from coriolis.errors import InvalidInput
+from coriolis.ids import is_id, new_id
+from coriolis.model.job import (
+    MAX_INSTANCES,
+    MAX_REPLICATION_COUNT,
+    DeploymentOptions,
+    Endpoint,
+    Migration,
+    Transfer,
+)
+from coriolis.rpc.gen.coriolis.v1 import cluster_pb2, endpoint_pb2, job_pb2
+
+DEFAULT_REPLICATION_COUNT = 2
+MAX_NAME_CHARS = 255
+MAX_NOTES_CHARS = 4096
+MAX_REQUEST_ID_CHARS = 128
+
+COMMON_SOURCE: dict[str, Any] = {
+    "shutdown_grace_s": {"type": "number", "minimum": 0, "maximum": 3600},
+    "allow_power_off": {"type": "boolean"},
+}
+"""Members of every source_environment: how the origin is stopped for the last pass."""
+COMMON_DESTINATION: dict[str, Any] = {
+    "start_instance": {"type": "boolean"},
+    "instance_name": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+"""Members of every target_environment: whether the new machine is started, and its name."""
+
+Schemas = Mapping[str, cluster_pb2.ProviderInfo]
+
+
+def body_digest(request: job_pb2.CreateMigrationRequest) -> str:
+    """Tells whether a repeated request id came with the same body."""
+    copy = job_pb2.CreateMigrationRequest()
+    copy.CopyFrom(request)
+    copy.user_id = ""
+    return hashlib.sha256(copy.SerializeToString(deterministic=True)).hexdigest()
+
+
+async def build_migration(
+    request: job_pb2.CreateMigrationRequest, providers: Schemas, vault: Vault, now: str
+) -> Migration:
+    """Raises InvalidInput naming the wrong field, NotFound for a secret that is not the project's."""
+    migration_id, execution_id = new_id(), new_id()
+    instances = _instances(list(request.instances))
+    passes = request.replication_count or DEFAULT_REPLICATION_COUNT
+    if passes > MAX_REPLICATION_COUNT:
+        raise InvalidInput(f"replication_count is {passes}; 1 to {MAX_REPLICATION_COUNT} are possible")
+    if len(request.notes) > MAX_NOTES_CHARS:
+        raise InvalidInput(f"notes has {len(request.notes)} characters, at most {MAX_NOTES_CHARS} are kept")
+    if len(request.request_id) > MAX_REQUEST_ID_CHARS:
+        raise InvalidInput(f"request_id has more than {MAX_REQUEST_ID_CHARS} characters")
+    origin, _ = await _endpoint("origin", request.origin, request.project_id, execution_id, providers, vault)
+    destination, network_map = await _endpoint(
+        "destination", request.destination, request.project_id, execution_id, providers, vault
+    )
+    if len(instances) > 1 and "instance_name" in destination.environment:
+        raise InvalidInput("destination.target_environment.instance_name names one machine, instances several")
+    return Migration(
+        id=migration_id,
+        project_id=request.project_id,
+        user_id=request.user_id,
+        execution_id=execution_id,
+        transfer=Transfer(origin, destination, instances, network_map, request.notes),
+        deployment=DeploymentOptions(
+            skip_os_morphing=request.skip_os_morphing,
+            shutdown_instances=request.shutdown_instances if request.HasField("shutdown_instances") else True,
+        ),
+        replication_count=passes,
+        created_at=now,
+        request_id=request.request_id,
+    )
+
+
+def _instances(names: list[str]) -> tuple[str, ...]:
+    if not names:
+        raise InvalidInput("instances is empty; name at least one")
+    if len(names) > MAX_INSTANCES:
+        raise InvalidInput(f"instances has {len(names)} entries, at most {MAX_INSTANCES} fit in one migration")
+    if len(set(names)) != len(names):
+        raise InvalidInput("instances names one machine twice")
+    for name in names:
+        if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
+            raise InvalidInput(f"instances holds {name[:40]!r}, which is no name of 1 to {MAX_NAME_CHARS} characters")
+    return tuple(names)
+
+
+async def _endpoint(
+    field: str, message: endpoint_pb2.Endpoint, project_id: str, execution_id: str, providers: Schemas, vault: Vault
+) -> tuple[Endpoint, dict[str, str]]:
+    info = providers.get(message.type)
+    if info is None:
+        known = ", ".join(sorted(providers)) or "none, no agent has registered yet"
+        raise InvalidInput(f"{field}.type {message.type[:60]!r} is not served by any agent; known: {known}")
+    capability = "origin" if field == "origin" else "destination"
+    if not json.loads(info.capabilities_json).get(capability):
+        raise InvalidInput(f"{field}.type {message.type!r} cannot be used as a {capability}")
+    connection = _json_object(f"{field}.connection_info", message.connection_info_json)
+    environment = _json_object(f"{field}.environment", message.environment_json)
+    network_map = _network_map(environment.pop("network_map", {}) or {})
+    schema = json.loads(info.connection_schema_json)
+    secret_id = connection.get("secret_id", "")
+    if secret_id:
+        if set(connection) != {"secret_id"} or not isinstance(secret_id, str) or not is_id(secret_id):
+            raise InvalidInput(f"{field}.connection_info.secret_id must be the id of a secret, and the only member")
+        opened = await vault.resolve_secret(project_id, secret_id)
+        shown: dict[str, Any] = {"secret_id": secret_id}
+    else:
+        opened, shown = connection, masked(connection, schema)
+    check_schema(f"{field}.connection_info", opened, schema)
+    if field == "origin":
+        schema = with_common(json.loads(info.source_environment_schema_json), COMMON_SOURCE)
+        check_schema("origin.source_environment", environment, schema)
+    else:
+        schema = with_common(json.loads(info.destination_environment_schema_json), COMMON_DESTINATION)
+        check_schema("destination.target_environment", environment, schema)
+    sealed = "" if secret_id else vault.seal(execution_id, connection)
+    return Endpoint(message.type, environment, shown, sealed, secret_id), network_map
+
+
+def with_common(schema: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
+    """A provider's environment schema with the members that every provider has."""
+    return {**schema, "properties": {**common, **schema.get("properties", {})}}
+
+
+def _json_object(field: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as broken:
+        raise InvalidInput(f"{field} is not JSON") from broken
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{field} must be an object")
+    return value
+
+
+def _network_map(value: Any) -> dict[str, str]:
+    try:
+        return msgspec.convert(value, dict[str, str])
+    except msgspec.ValidationError as wrong:
+        raise InvalidInput(f"destination.target_environment.network_map: {wrong}") from wrong
+
+
+def check_schema(field: str, document: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Raises InvalidInput with the path of the first wrong member; its value is never repeated (it may be a secret)."""
+    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(document), key=lambda e: list(e.absolute_path))
+    if not errors:
+        return
+    error = errors[0]
+    path = ".".join([field, *(str(part) for part in error.absolute_path)])
+    raise InvalidInput(f"{path}: {_complaint(error)}")
+
+
+def _complaint(error: jsonschema.ValidationError) -> str:
+    match error.validator:
+        case "additionalProperties":
+            known = set(error.schema.get("properties", {})) if isinstance(error.schema, dict) else set()
+            extra = sorted(set(_members(error.instance)) - known)
+            return f"unknown member {', '.join(repr(str(name)[:60]) for name in extra)}"
+        case "required":
+            required = error.validator_value if isinstance(error.validator_value, list) else []
+            missing = sorted(set(map(str, required)) - set(_members(error.instance)))
+            return f"member {', '.join(map(repr, missing))} is missing"
+        case "type":
+            return f"must be of type {error.validator_value}"
+        case "enum":
+            return f"must be one of {error.validator_value}"
+        case validator:
+            return f"violates {validator} {error.validator_value}"
+
+
+def _members(instance: object) -> list[str]:
+    return [str(name) for name in instance] if isinstance(instance, dict) else []
