@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from coriolis.rpc.gen.coriolis.v1 import job_pb2
 from tests.fault.checkers import site as evidence
@@ -15,9 +16,10 @@ from tests.fault.mesh import Mesh, endpoint, summary
 from tests.lab import guest_domain as lab
 
 MIB = 1 << 20
-DISK_BYTES = 96 * MIB
-READ_LIMIT = 24 * MIB
-"""Per disk, so that a pass lasts about two seconds and a kill can land anywhere in it."""
+FULL_BYTES = 256 * MIB
+SPARSE_BYTES = 96 * MIB
+READ_LIMIT = 64 * MIB
+"""Per disk, so that a pass lasts about four seconds and a kill can land anywhere in it."""
 
 
 @dataclass
@@ -47,32 +49,34 @@ def new_site() -> Site:
 
 @dataclass
 class Machine:
-    """One origin machine: two raw disks, about half of them zero."""
+    """One origin machine: a disk full of random bytes, far larger than what may be sent again, and a sparse one."""
 
     folder: Path
     name: str
     seed: int
-    disks: int = 2
+    sizes: tuple[int, ...] = (FULL_BYTES, SPARSE_BYTES)
 
     def build(self) -> Machine:
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [f'name = "{self.name}"', "num_cpu = 1", "memory_mb = 64"]
-        for number in range(self.disks):
-            rng = random.Random(self.seed * 10 + number)
-            path = self.path(number)
-            with path.open("wb") as file:
-                file.truncate(DISK_BYTES)
-                for cell in range(DISK_BYTES // MIB):
-                    if rng.random() < 0.5:
-                        file.seek(cell * MIB + rng.randrange(MIB // 2))
-                        file.write(rng.randbytes(MIB // 2))
-            lines += ["[[disks]]", f'file = "{path.name}"', 'format = "raw"']
+        for number, size in enumerate(self.sizes):
+            rng = np.random.default_rng([self.seed, number])
+            with self.path(number).open("wb") as file:
+                file.truncate(size)
+                for cell in range(size // MIB):
+                    if number == 0 or rng.random() < 0.3:
+                        file.seek(cell * MIB)
+                        file.write(rng.bytes(MIB))
+            lines += ["[[disks]]", f'file = "{self.path(number).name}"', 'format = "raw"']
         lines += ["[[nics]]", 'network_name = "lan"', 'mac_address = "52:54:00:00:00:01"']
         (self.folder / f"{self.name}.toml").write_text("\n".join(lines) + "\n")
         return self
 
     def path(self, number: int) -> Path:
         return self.folder / f"{self.name}-{number}.img"
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def request(self, site: Site) -> job_pb2.CreateMigrationRequest:
         return job_pb2.CreateMigrationRequest(
@@ -91,10 +95,11 @@ class Machine:
 def check_outcome(machine: Machine, site: Site, migration: job_pb2.Migration) -> None:
     """The standard verdict for one finished migration: success, bytes, one start, no orphans, bounded re-sending."""
     assert migration.status == "COMPLETED", summary(migration)
-    volumes = {f"coriolis-{migration.id}-0-disk-{number}" for number in range(machine.disks)}
+    volumes = {f"coriolis-{migration.id}-0-disk-{number}" for number in range(len(machine.sizes))}
     for number, name in enumerate(sorted(volumes)):
-        want = evidence.sha256(machine.path(number), DISK_BYTES)
-        assert evidence.sha256(site.pool / name, DISK_BYTES) == want, f"I1: {name}\n{summary(migration)}"
+        size = machine.sizes[number]
+        want = evidence.sha256(machine.path(number), size)
+        assert evidence.sha256(site.pool / name, size) == want, f"I1: {name}\n{summary(migration)}"
     counts = evidence.starts(site.folder)
     assert counts.get(machine.name, 0) == 1, f"I2: {machine.name} was started {counts.get(machine.name, 0)} times"
     left = evidence.leftovers(site.uri, site.pool, {machine.name}, volumes)
