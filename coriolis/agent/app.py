@@ -22,7 +22,7 @@ from coriolis.errors import InvalidInput, Unavailable
 from coriolis.etcd.client import EtcdClient
 from coriolis.etcd.connect import connect
 from coriolis.etcd.lease import announce
-from coriolis.observability.metrics import MetricsServer
+from coriolis.observability.metrics import Metrics, serve_metrics
 from coriolis.providers.registry import load_provider, provider_names
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2
 from coriolis.rpc.tls import TlsFiles
@@ -70,6 +70,7 @@ class Agent:
             tls=self._tls,
             bind_host=self._config.data_bind,
             advertise_host=self._config.data_advertise or self._config.data_bind,
+            read_limit_bytes_per_s=self._config.read_limit_bytes_per_s,
         )
         me = self.description()
         session = ControlSession(me, self._tls, FenceJournal(self._state_dir), lambda: self._leader)
@@ -80,8 +81,12 @@ class Agent:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(connect(self._config.etcd))
             if self._config.metrics_listen:
+                host, _, port = self._config.metrics_listen.rpartition(":")
+                metrics = _metrics(session, supervisor)
                 await stack.enter_async_context(
-                    MetricsServer(self._config.metrics_listen, ready=lambda: session.connected)
+                    serve_metrics(
+                        host, int(port), metrics, lambda: [] if session.connected else ["no session with a leader"]
+                    )
                 )
             async with asyncio.TaskGroup() as group:
                 group.create_task(supervisor.serve(ready))
@@ -120,6 +125,15 @@ class Agent:
             except Unavailable as down:
                 # the last known leader may still be right: sessions need no etcd
                 log.warning("leader not followed", reason=down.message)
+
+
+def _metrics(session: ControlSession, supervisor: Supervisor) -> Metrics:
+    metrics = Metrics()
+    running = metrics.gauge("agent_running_tasks", "Task processes of this agent")
+    running.set_function(supervisor.running)
+    connected = metrics.gauge("agent_connected", "1 while a control session with a leader stands")
+    connected.set_function(lambda: float(session.connected))
+    return metrics
 
 
 def _provider_info(offer: OfferConfig) -> cluster_pb2.ProviderInfo:

@@ -14,7 +14,7 @@ from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.replicate_sink import disk_file
 from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk
 from coriolis.agent.tasks.endpoint import open_endpoint, snapshots_of
-from coriolis.errors import ChangeLogLost
+from coriolis.errors import ChangeLogLost, NotFound, Unavailable
 from coriolis.model.disk import Extent, Snapshot
 from coriolis.model.resource import ResourceKind
 from coriolis.providers.base import SnapshotSource
@@ -27,7 +27,10 @@ REPORT_S = 0.5
 
 
 async def send_pass(context: TaskContext) -> dict[str, Any]:
-    """Return when the sink has sealed every disk and the origin's snapshot of this pass is given back."""
+    """Return when the sink has sealed every disk and the origin's snapshot of this pass is given back.
+
+    ``progress``: {pass: {disk id: the final numbers of its DiskProgress}}.
+    """
     work = context.assignment
     number = work.pass_number
     instance_id = work.spec().id
@@ -38,21 +41,25 @@ async def send_pass(context: TaskContext) -> dict[str, Any]:
         await context.record(ResourceKind.SNAPSHOT, name, "origin", "INTENDED")
         snapshot = await source.create_snapshot(instance_id, name, base)
         await context.record(ResourceKind.SNAPSHOT, name, "origin", "MADE", name)
-        totals = await _send_disks(context, source, snapshot, base)
+        try:
+            final = await _send_disks(context, source, snapshot, base)
+        except* NotFound as lost:
+            # e.g. the origin's qemu ended: a new snapshot has another identity, and the sink compares with it
+            raise Unavailable(f"the snapshot was lost while it was read: {lost.exceptions[0]}") from lost
         await source.delete_snapshot(instance_id, name)
         if base is not None:
             await source.delete_change_base(instance_id, base)
             await context.record(ResourceKind.SNAPSHOT, base, "origin", "DELETED")
     earlier = work.results.get("progress", {})
-    return {"progress": {**earlier, str(number): totals}}
+    return {"progress": {**earlier, str(number): final}}
 
 
 async def _send_disks(
     context: TaskContext, source: SnapshotSource, snapshot: Snapshot, base: str | None
-) -> dict[str, int]:
+) -> dict[str, dict[str, int]]:
     work = context.assignment
     folder = context.workplace.transfer_dir(work) / "source"
-    totals: dict[str, int] = {}
+    reports: dict[str, ProgressReport] = {}
     lane = partial(
         open_channel,
         work.peer_address,
@@ -61,28 +68,26 @@ async def _send_disks(
         max_message_bytes=DATA_MESSAGE_BYTES,
         own_connection=True,
     )
-    async with AsyncExitStack() as stack:
-        reporters = []
-        async with asyncio.TaskGroup() as group:
-            for index, disk in enumerate(snapshot.disks):
-                journal = await asyncio.to_thread(DiskJournal, folder / disk_file(disk.disk_id, index, "journal"))
-                stack.enter_context(journal)
-                reader = await stack.enter_async_context(source.open_reader(snapshot, disk.disk_id))
-                plan = await _plan(context, source, snapshot, base, disk.disk_id, disk.size_bytes)
-                what = PassDisk(
-                    work.migration_id,
-                    disk.disk_id,
-                    work.generation,
-                    work.pass_number,
-                    disk.size_bytes,
-                    snapshot.identity,
-                )
-                sending = SourceDisk(what, reader, journal, lane)
-                totals[disk.disk_id] = plan.plan.total_bytes(disk.size_bytes)
-                task = group.create_task(sending.send(plan))
-                report = ProgressReport(context, sending, totals[disk.disk_id])
-                reporters.append(group.create_task(report.until(task)))
-    return totals
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for index, disk in enumerate(snapshot.disks):
+            journal = await asyncio.to_thread(DiskJournal, folder / disk_file(disk.disk_id, index, "journal"))
+            stack.enter_context(journal)
+            reader = await stack.enter_async_context(source.open_reader(snapshot, disk.disk_id))
+            plan = await _plan(context, source, snapshot, base, disk.disk_id, disk.size_bytes)
+            what = PassDisk(
+                work.migration_id,
+                disk.disk_id,
+                work.generation,
+                work.pass_number,
+                disk.size_bytes,
+                snapshot.identity,
+            )
+            sending = SourceDisk(what, reader, journal, lane)
+            task = group.create_task(sending.send(plan))
+            report = ProgressReport(context, sending, plan.plan.total_bytes(disk.size_bytes))
+            reports[disk.disk_id] = report
+            group.create_task(report.until(task))
+    return {disk_id: report.final() for disk_id, report in reports.items()}
 
 
 async def _plan(
@@ -124,6 +129,17 @@ class ProgressReport:
         while not sending.done():
             await asyncio.wait([sending], timeout=REPORT_S)
             self._report()
+
+    def final(self) -> dict[str, int]:
+        """What stays known of the pass when nobody remembers its progress any more."""
+        assert self._disk.sender is not None
+        stats = self._disk.sender.stats
+        return {
+            "total_bytes": self._total,
+            "read_bytes": stats.read_bytes,
+            "sent_bytes": stats.sent_bytes,
+            "zero_bytes": stats.zero_bytes,
+        }
 
     def _report(self) -> None:
         sender = self._disk.sender

@@ -74,15 +74,28 @@ class ControlSession:
         if stub is None:
             await asyncio.sleep(RETRY_MIN_S)
             return await self.call(assignment, method, arguments)
-        ids = {"assignment_id": assignment.assignment_id, "generation": assignment.generation}
+        held, generation = assignment.assignment_id, assignment.generation
         if method == "connection_info":
-            answer = await stub.ResolveConnection(pb.ResolveConnectionRequest(**ids), timeout=CALL_TIMEOUT_S)
+            resolve = pb.ResolveConnectionRequest(assignment_id=held, generation=generation)
+            answer = await stub.ResolveConnection(resolve, timeout=CALL_TIMEOUT_S)
             info: dict[str, Any] = json.loads(answer.connection_info_json)
             return info
         if method == "record":
-            await stub.RecordResource(pb.RecordResourceRequest(**ids, **arguments), timeout=CALL_TIMEOUT_S)
+            record = pb.RecordResourceRequest(
+                assignment_id=held,
+                generation=generation,
+                kind=arguments["kind"],
+                name=arguments["name"],
+                state=arguments["state"],
+                cloud_id=arguments["cloud_id"],
+                side=arguments["side"],
+            )
+            await stub.RecordResource(record, timeout=CALL_TIMEOUT_S)
             return {}
-        await stub.CommitInstance(pb.CommitInstanceRequest(**ids, **arguments), timeout=CALL_TIMEOUT_S)
+        commit = pb.CommitInstanceRequest(
+            assignment_id=held, generation=generation, instance_id=arguments["instance_id"]
+        )
+        await stub.CommitInstance(commit, timeout=CALL_TIMEOUT_S)
         return {}
 
     # -- updates ------------------------------------------------------------------------------------------------
@@ -97,6 +110,9 @@ class ControlSession:
             events=events,
             **fields,
         )
+        if state in ("COMPLETED", "FAILED"):
+            # the last numbers first: who sees the end shall see all of it
+            self._queue_progress()
         self._queue(pb.SessionRequest(update=update))
 
     def _queue(self, message: pb.SessionRequest) -> None:
@@ -202,20 +218,25 @@ class ControlSession:
 
     async def _beat(self) -> None:
         """One progress batch a second at most; a heartbeat when there is nothing to say."""
-        assert self.supervisor is not None
         quiet = 0.0
         while True:
             await asyncio.sleep(BATCH_S)
-            disks = list(self.supervisor.progress.values())
-            events = [
-                pb.AssignmentEvents(assignment_id=key, events=lines) for key, lines in self.supervisor.events.items()
-            ]
-            self.supervisor.progress.clear()
-            self.supervisor.events.clear()
             quiet += BATCH_S
-            if disks or events:
-                self._queue(pb.SessionRequest(progress=pb.ProgressBatch(disks=disks, events=events)))
+            if self._queue_progress():
                 quiet = 0.0
             elif quiet >= HEARTBEAT_S:
                 self._queue(pb.SessionRequest(heartbeat=pb.Heartbeat()))
                 quiet = 0.0
+
+    def _queue_progress(self) -> bool:
+        """Queue what has been reported since the last time; False when there is nothing."""
+        if self.supervisor is None or not self._connected.is_set():
+            return False
+        disks = list(self.supervisor.progress.values())
+        events = [pb.AssignmentEvents(assignment_id=key, events=lines) for key, lines in self.supervisor.events.items()]
+        self.supervisor.progress.clear()
+        self.supervisor.events.clear()
+        if not disks and not events:
+            return False
+        self._queue(pb.SessionRequest(progress=pb.ProgressBatch(disks=disks, events=events)))
+        return True

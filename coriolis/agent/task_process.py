@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from typing import Any, BinaryIO
 
 import structlog
@@ -28,8 +29,9 @@ from coriolis.agent.child_protocol import (
 )
 from coriolis.agent.tasks import task_function
 from coriolis.errors import CoriolisError, Unavailable, from_code
-from coriolis.observability.logging import bind_job, configure_logging
+from coriolis.observability.logging import configure_logging, log_context
 from coriolis.rpc.gen.coriolis.v1 import types_pb2
+from coriolis.security.redact import LIVE_SECRETS, secret_values
 
 _PR_SET_PDEATHSIG = 1
 
@@ -44,6 +46,7 @@ class PipeContext:
         self.workplace = workplace
         self._out = out
         self._replies: dict[int, asyncio.Future[Reply]] = {}
+        self._secrets = ExitStack()
 
     def send(self, message: FromChild) -> None:
         self._out.write(encode_line(message))
@@ -67,7 +70,10 @@ class PipeContext:
         return max(self._replies, default=0) + 1
 
     async def connection_info(self) -> dict[str, Any]:
-        return await self._ask(Call(self._next_id(), "connection_info"))
+        info = await self._ask(Call(self._next_id(), "connection_info"))
+        # for the rest of this process's life no log line may show them
+        self._secrets.enter_context(LIVE_SECRETS.live(*secret_values(info)))
+        return info
 
     async def record(self, kind: str, name: str, side: str, state: str, cloud_id: str = "") -> None:
         arguments = {"kind": str(kind), "name": name, "side": side, "state": state, "cloud_id": cloud_id}
@@ -113,11 +119,11 @@ async def work(out: BinaryIO) -> None:
     assert isinstance(start, Start)
     die_with_parent(start.parent_pid)
     assignment = start.assignment
-    bind_job(assignment.migration_id, assignment.task_id)
     context = PipeContext(assignment, start.workplace, out)
     listen = asyncio.create_task(_take_replies(reader, context))
     try:
-        result = await task_function(assignment.task_type)(context)
+        with log_context(job_id=assignment.migration_id, task_id=assignment.task_id, instance=assignment.instance):
+            result = await task_function(assignment.task_type)(context)
     except* CoriolisError as failed:
         error = unwrap(failed) or Unavailable(str(failed))
         log.warning("task failed", code=error.code, reason=error.message)
@@ -140,7 +146,7 @@ def main() -> None:
     # results go to the original standard output; whatever a library prints goes to the log
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    configure_logging(service="task", console=False)
+    configure_logging()
     asyncio.run(work(out))
 
 

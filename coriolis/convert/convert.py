@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coriolis.convert import overlay, saved
-from coriolis.convert.appliance import CONVERSION_TIMEOUT_S, choose_accelerator
+from coriolis.convert.appliance import CONVERSION_TIMEOUT_S, Accelerator, choose_accelerator
 from coriolis.convert.delta import Delta, DeltaHeader, apply, save
 from coriolis.convert.linux.network import is_mac
 from coriolis.convert.nbd_export import Counters, export
@@ -119,26 +119,15 @@ async def _compute(
             messages.append(text)
         on_event(text)
 
-    # Sockets need a short path, which the work directory may not have.
-    run_dir = Path(tempfile.mkdtemp(prefix="coriolis-convert-"))
+    run_dir = _make_run_dir(work_dir)
     try:
         accelerator = settings.accelerator
         if accelerator == "auto":
             state_dir = settings.state_dir or work_dir
             accelerator = await choose_accelerator(state_dir, run_dir, settings.memory_mb, say)
-        async with AsyncExitStack() as stack:
-            exports, overlays = [], []
-            for index, reader in enumerate(readers):
-                socket_path, path = run_dir / f"{index}.sock", work_dir / f"overlay-{index}.qcow2"
-                exports.append(await stack.enter_async_context(export(reader, socket_path)))
-                await overlay.create_overlay(path, socket_path, reader.size)
-                overlays.append(path)
-            worker_request = _worker_request(request, overlays, accelerator, settings.memory_mb)
-            facts = await _run(worker_request, say, run_dir, CONVERSION_TIMEOUT_S[accelerator], exports)
-            deltas = [
-                await _save_delta(request, index, readers[index].size, path, work_dir)
-                for index, path in enumerate(overlays)
-            ]
+        facts, deltas = await _convert_overlays(
+            request, readers, work_dir, run_dir, accelerator, settings.memory_mb, say
+        )
         summary = _summary(facts, accelerator, time.monotonic() - started)
         digests = tuple(delta.digest for delta in deltas)
         manifest = saved.Manifest(
@@ -151,6 +140,43 @@ async def _compute(
         for path in work_dir.glob("overlay-*.qcow2"):
             path.unlink(missing_ok=True)
         shutil.rmtree(run_dir, ignore_errors=True)
+        (work_dir / "run-dir").unlink(missing_ok=True)
+
+
+async def _convert_overlays(
+    request: ConversionRequest,
+    readers: Sequence[BlockReader],
+    work_dir: Path,
+    run_dir: Path,
+    accelerator: Accelerator,
+    memory_mb: int,
+    say: OnEvent,
+) -> tuple[dict[str, Any], list[Delta]]:
+    """The worker's facts and the saved delta of each disk; the exports end with this call."""
+    async with AsyncExitStack() as stack:
+        exports, overlays = [], []
+        for index, reader in enumerate(readers):
+            socket_path, path = run_dir / f"{index}.sock", work_dir / f"overlay-{index}.qcow2"
+            exports.append(await stack.enter_async_context(export(reader, socket_path)))
+            await overlay.create_overlay(path, socket_path, reader.size)
+            overlays.append(path)
+        worker_request = _worker_request(request, overlays, accelerator, memory_mb)
+        facts = await _run(worker_request, say, run_dir, CONVERSION_TIMEOUT_S[accelerator], exports)
+        deltas = [
+            await _save_delta(request, index, readers[index].size, path, work_dir)
+            for index, path in enumerate(overlays)
+        ]
+    return facts, deltas
+
+
+def _make_run_dir(work_dir: Path) -> Path:
+    """A private directory with a path short enough for sockets; that of a former, killed run is removed."""
+    note = work_dir / "run-dir"
+    if note.exists():
+        shutil.rmtree(note.read_text(), ignore_errors=True)
+    run_dir = tempfile.mkdtemp(prefix="coriolis-convert-")
+    note.write_text(run_dir)
+    return Path(run_dir)
 
 
 async def _run(

@@ -95,6 +95,8 @@ class GuestfsGuest:
         return bytes(out)
 
     def write(self, path: str, data: bytes) -> None:
+        if not self.is_file(path) and _ask(f"look at {path}", lambda: self._g.exists(path)):
+            raise Unsupported(f"{shown(path)} of the guest is no regular file")  # a pipe would hang us
         self._make_directory_of(path)
         _ask(f"write {path}", lambda: self._g.write(path, data[:PIECE_BYTES]))
         if len(data) > PIECE_BYTES:

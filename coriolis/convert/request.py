@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from coriolis.model.machine import FirmwareType, OsType
+from coriolis.model.machine import FirmwareType, MachineSpec, OsType
 
 
 class NicIdentity(msgspec.Struct, frozen=True):
@@ -31,6 +31,14 @@ class ConversionRequest(msgspec.Struct, frozen=True):
     firmware_type: FirmwareType
     replica_identity: str
     nics: tuple[NicIdentity, ...] = ()
+
+
+def request_for(spec: MachineSpec, target_platform: str, replica_identity: str) -> ConversionRequest:
+    """The request for a machine as its origin describes it; interfaces without a known MAC are left out."""
+    nics = tuple(
+        NicIdentity(nic.mac_address.lower(), nic.name) for nic in spec.devices.nics if nic.mac_address
+    )
+    return ConversionRequest(spec.os_type, target_platform, spec.firmware_type, replica_identity, nics)
 
 
 class ConversionSettings(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import coriolis
 from coriolis.errors import Corrupt, TaskDied, TimedOut, Unavailable, from_code
@@ -18,6 +18,7 @@ MAX_LINE_BYTES = 64 << 10
 MAX_LINES = 10_000
 STDERR_TAIL_BYTES = 2000
 END_TIMEOUT_S = 10.0
+WATCH_INTERVAL_S = 0.2
 FIND_TIMEOUT_S = 30.0
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _CAN_IMPORT = "import sys, guestfs; assert sys.version_info >= (3, 11)"
@@ -63,25 +64,15 @@ async def run_worker(
     Raises what the worker reports; TaskDied when it ends without an answer, TimedOut, Corrupt for too much
     output. However this ends, no process of the worker's group is left.
     """
-    environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
-    environment |= {"LC_ALL": "C.UTF-8", "PYTHONPATH": str(Path(coriolis.__file__).parent.parent)}
-    environment |= {"LIBGUESTFS_TMPDIR": str(run_dir)}
     with open(run_dir / "worker.stderr", "w+b") as stderr:  # noqa: ASYNC230 (a local file; nothing blocks)
-        process = await asyncio.create_subprocess_exec(
-            await find_interpreter(),
-            "-P",
-            "-m",
-            "coriolis.convert.guest_worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=stderr,
-            env=environment,
-            start_new_session=True,
-            limit=MAX_LINE_BYTES,
-        )
+        process = await _start(run_dir, stderr)
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await _converse(process, request, on_event)
+                watch = asyncio.create_task(_end_group_with_leader(process))
+                try:
+                    answer = await _converse(process, request, on_event)
+                finally:
+                    watch.cancel()
         except TimeoutError as error:
             raise TimedOut(
                 f"the guest conversion did not end within {timeout_s:.0f} s and was stopped"
@@ -94,6 +85,24 @@ async def run_worker(
         raise from_code(str(answer["error"]["code"]), str(answer["error"]["message"]))
     result: dict[str, Any] = answer["result"]
     return result
+
+
+async def _start(run_dir: Path, stderr: IO[bytes]) -> asyncio.subprocess.Process:
+    environment = {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}
+    environment |= {"LC_ALL": "C.UTF-8", "PYTHONPATH": str(Path(coriolis.__file__).parent.parent)}
+    environment |= {"LIBGUESTFS_TMPDIR": str(run_dir)}
+    return await asyncio.create_subprocess_exec(
+        await find_interpreter(),
+        "-P",
+        "-m",
+        "coriolis.convert.guest_worker",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
+        env=environment,
+        start_new_session=True,
+        limit=MAX_LINE_BYTES,
+    )
 
 
 async def _converse(
@@ -118,21 +127,36 @@ async def _converse(
     raise Corrupt(f"the conversion worker wrote more than {MAX_LINES} lines")
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the whole group: the appliance's QEMU is in it.
+async def _end_group_with_leader(process: asyncio.subprocess.Process) -> None:
+    """When the worker crashes, end what it started: an appliance that holds its stdout open would keep us
+    waiting.
 
-    The group's id stays ours until the leader is reaped.
+    Polled, because ``Process.wait`` of some Python versions waits for that stdout too.
     """
-    if process.returncode is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    while process.returncode is None:  # noqa: ASYNC110
+        await asyncio.sleep(WATCH_INTERVAL_S)
+    _kill_group(process.pid)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill the whole group, the appliance's QEMU included, and reap the worker."""
+    _kill_group(process.pid)
     try:
         async with asyncio.timeout(END_TIMEOUT_S):
+            # What was not read keeps the pipe open, and some Python versions wait for that.
+            while process.stdout is not None and await process.stdout.read(MAX_LINE_BYTES):
+                pass
             await process.wait()
     except TimeoutError as error:
         raise TaskDied("the conversion worker could not be stopped") from error
+
+
+def _kill_group(group: int) -> None:
+    """While a group has members its number is nobody else's, even after its leader was reaped."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _tail(descriptor: int) -> str:

@@ -29,7 +29,7 @@ from coriolis.errors import Unavailable
 from coriolis.etcd.client import EtcdClient
 from coriolis.etcd.connect import connect
 from coriolis.etcd.lease import announce
-from coriolis.observability.metrics import MetricsServer
+from coriolis.observability.metrics import Metrics, serve_metrics
 from coriolis.rpc.gen.coriolis.v1 import (
     agent_control_pb2_grpc,
     cluster_pb2,
@@ -66,8 +66,9 @@ class Coordinator:
         self._id = config.id or default_id("coordinator")
         self._gate = LeaderGate()
         self._leader = cluster_pb2.GetLeaderResponse()
+        self._driver: Driver | None = None
         self._vault = Vault(
-            box := SecretBox.from_file(Path(config.secret_key_file)),
+            box := SecretBox.from_key_file(Path(config.secret_key_file)),
             store := FileSecretStore(Path(config.secrets_dir), box),
         )
         self._secrets = store
@@ -83,7 +84,10 @@ class Coordinator:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(connect(config.etcd))
             if config.metrics_listen:
-                await stack.enter_async_context(MetricsServer(config.metrics_listen, ready=lambda: True))
+                metrics_host, _, metrics_port = config.metrics_listen.rpartition(":")
+                await stack.enter_async_context(
+                    serve_metrics(metrics_host, int(metrics_port), self._metrics(), self._unready)
+                )
             await server.start()
             log.info("coordinator listens", id=self._id, address=address)
             me = cluster_pb2.Coordinator(id=self._id, address=address, version=__version__)
@@ -102,6 +106,19 @@ class Coordinator:
                     await Election(client, self._id, address).run(lambda term: self._lead(client, term))
             finally:
                 await server.stop(STOP_GRACE_S)
+
+    def _unready(self) -> list[str]:
+        return [] if self._leader.address else ["no leader is known"]
+
+    def _metrics(self) -> Metrics:
+        metrics = Metrics()
+        leading = metrics.gauge("coordinator_leading", "1 while this coordinator leads")
+        leading.set_function(lambda: float(self._gate.is_open))
+        epoch = metrics.gauge("coordinator_epoch", "Epoch of the leader that this coordinator knows")
+        epoch.set_function(lambda: float(self._leader.epoch))
+        active = metrics.gauge("coordinator_migrations", "Migrations known to the leader")
+        active.set_function(lambda: float(len(self._driver.migrations)) if self._driver else 0.0)
+        return metrics
 
     def _register(self, server: object) -> None:
         gate = self._gate
@@ -144,7 +161,7 @@ class Coordinator:
         publisher = ChangePublisher(board)
         sessions = Sessions(self._id, term.epoch, self._vault, board)
         driver = Driver(store, sessions, SystemClock(), publisher)
-        sessions.driver = publisher.driver = driver
+        sessions.driver = publisher.driver = self._driver = driver
         verifications = Verifications(driver)
         ready = asyncio.Event()
         try:
@@ -164,5 +181,6 @@ class Coordinator:
                 log.info("leading", epoch=term.epoch, migrations=len(driver.migrations))
         finally:
             self._gate.close()
+            self._driver = None
             sessions.close()
             log.info("no longer leading", epoch=term.epoch)

@@ -6,15 +6,16 @@ from typing import Any
 
 import grpc
 
+from coriolis.clock import wire_time
 from coriolis.coordinator import keys
 from coriolis.coordinator.directory import AgentDirectory
 from coriolis.coordinator.job_service import check_project
-from coriolis.coordinator.leadership import read_leader
+from coriolis.coordinator.leadership import current_leader
 from coriolis.coordinator.sessions import Sessions
 from coriolis.etcd.client import EtcdClient
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2 as pb
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2_grpc, endpoint_pb2, endpoint_pb2_grpc
-from coriolis.security.secrets import SecretStore
+from coriolis.security.secrets import SecretRecord, SecretStore
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -27,11 +28,17 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
         self._directory = directory
         self._sessions = sessions
 
+    async def GetLeader(self, request: pb.GetLeaderRequest, context: Context) -> pb.GetLeaderResponse:  # noqa: N802
+        record = await current_leader(self._client)
+        if record is None:
+            return pb.GetLeaderResponse()
+        return pb.GetLeaderResponse(coordinator_id=record.id, address=record.address, epoch=record.epoch)
+
     async def ListCoordinators(  # noqa: N802
         self, request: pb.ListCoordinatorsRequest, context: Context
     ) -> pb.ListCoordinatorsResponse:
         listing = await self._client.list(keys.COORDINATORS)
-        leader, _ = await read_leader(self._client)
+        leader = await current_leader(self._client)
         found = []
         for item in listing.items.values():
             coordinator = pb.Coordinator.FromString(item.value)
@@ -53,7 +60,7 @@ class SecretService(endpoint_pb2_grpc.SecretServiceServicer):
         self, request: endpoint_pb2.PutSecretRequest, context: Context
     ) -> endpoint_pb2.PutSecretResponse:
         check_project(context, request.project_id)
-        info = await self._store.put(request.project_id, request.name, request.payload_json)
+        info = await self._store.put(request.project_id, request.name, request.payload_json.encode())
         return endpoint_pb2.PutSecretResponse(secret=_info_message(info))
 
     async def ListSecrets(  # noqa: N802
@@ -71,5 +78,5 @@ class SecretService(endpoint_pb2_grpc.SecretServiceServicer):
         return endpoint_pb2.DeleteSecretResponse()
 
 
-def _info_message(info: Any) -> endpoint_pb2.SecretInfo:
-    return endpoint_pb2.SecretInfo(id=info.id, name=info.name, created_at=info.created_at)
+def _info_message(info: SecretRecord) -> endpoint_pb2.SecretInfo:
+    return endpoint_pb2.SecretInfo(id=info.id, name=info.name, created_at=wire_time(info.created_at))

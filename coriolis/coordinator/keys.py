@@ -52,6 +52,11 @@ def agent_spec(agent_id: str) -> str:
     return agent_prefix(agent_id) + "spec"
 
 
+def agent_announcement(agent_id: str) -> str:
+    """What an agent is and offers, readable while it is away; written by the agent."""
+    return agent_prefix(agent_id) + "announcement"
+
+
 def project_jobs(project_id: str) -> str:
     """Prefix of a project's jobs."""
     return f"{JOBS}{_part(project_id)}/"
@@ -94,8 +99,17 @@ def parse_job(key: str) -> JobKey | None:
 
 def parse_agent_live(key: str) -> str | None:
     """The agent whose presence the key is; None for any other key."""
+    return _agent_of(key, "live")
+
+
+def parse_agent_announcement(key: str) -> str | None:
+    """The agent that announced itself with the key; None for any other key."""
+    return _agent_of(key, "announcement")
+
+
+def _agent_of(key: str, leaf: str) -> str | None:
     match key.removeprefix(AGENTS).split("/") if key.startswith(AGENTS) else []:
-        case [agent_id, "live"]:
+        case [agent_id, last] if last == leaf:
             return unquote(agent_id)
     return None
 

@@ -28,6 +28,17 @@ MAX_NAME_CHARS = 255
 MAX_NOTES_CHARS = 4096
 MAX_REQUEST_ID_CHARS = 128
 
+COMMON_SOURCE: dict[str, Any] = {
+    "shutdown_grace_s": {"type": "number", "minimum": 0, "maximum": 3600},
+    "allow_power_off": {"type": "boolean"},
+}
+"""Members of every source_environment: how the origin is stopped for the last pass."""
+COMMON_DESTINATION: dict[str, Any] = {
+    "start_instance": {"type": "boolean"},
+    "instance_name": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+"""Members of every target_environment: whether the new machine is started, and its name."""
+
 Schemas = Mapping[str, cluster_pb2.ProviderInfo]
 
 
@@ -56,6 +67,8 @@ async def build_migration(
     destination, network_map = await _endpoint(
         "destination", request.destination, request.project_id, execution_id, providers, vault
     )
+    if len(instances) > 1 and "instance_name" in destination.environment:
+        raise InvalidInput("destination.target_environment.instance_name names one machine, instances several")
     return Migration(
         id=migration_id,
         project_id=request.project_id,
@@ -109,13 +122,18 @@ async def _endpoint(
         opened, shown = connection, masked(connection, schema)
     check_schema(f"{field}.connection_info", opened, schema)
     if field == "origin":
-        check_schema("origin.source_environment", environment, json.loads(info.source_environment_schema_json))
+        schema = with_common(json.loads(info.source_environment_schema_json), COMMON_SOURCE)
+        check_schema("origin.source_environment", environment, schema)
     else:
-        check_schema(
-            "destination.target_environment", environment, json.loads(info.destination_environment_schema_json)
-        )
+        schema = with_common(json.loads(info.destination_environment_schema_json), COMMON_DESTINATION)
+        check_schema("destination.target_environment", environment, schema)
     sealed = "" if secret_id else vault.seal(execution_id, connection)
     return Endpoint(message.type, environment, shown, sealed, secret_id), network_map
+
+
+def with_common(schema: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
+    """A provider's environment schema with the members that every provider has."""
+    return {**schema, "properties": {**common, **schema.get("properties", {})}}
 
 
 def _json_object(field: str, text: str) -> dict[str, Any]:

@@ -157,10 +157,17 @@ def _placed(run: InstanceRun, event: Placed, now: str) -> Step:
         return run, []
     roles = roles_of(task)
     parts = tuple(Part(role, event.agents[role]) for role in roles)
-    task = msgspec.structs.replace(task, parts=parts, generation=task.generation + 1)
+    task = msgspec.structs.replace(task, parts=parts, generation=_next_generation(run, task))
     task = _move(task, TaskStatus.STARTING, now)
     first = parts[0]
     return _put(run, task, now), [AssignPart(task.id, first.role, first.agent_id, task.generation)]
+
+
+def _next_generation(run: InstanceRun, task: Task) -> int:
+    """Above every one before. Passes share a count: a sink journals the generation per disk, not per pass."""
+    if task.side is not Side.BOTH:
+        return task.generation + 1
+    return 1 + max(other.generation for other in run.tasks if other.side is Side.BOTH)
 
 
 def roles_of(task: Task) -> tuple[Role, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -22,7 +23,8 @@ class Vault:
 
     def seal(self, execution_id: str, connection_info: dict[str, Any]) -> str:
         """Text that may be stored; opens only for jobs with the same execution id."""
-        return self._box.seal_text(json.dumps(connection_info), execution_id)
+        sealed = self._box.seal(json.dumps(connection_info).encode(), execution_id.encode())
+        return base64.b64encode(sealed).decode()
 
     async def resolve_secret(self, project_id: str, secret_id: str) -> dict[str, Any]:
         """The object a secret stands for. Raises NotFound, InvalidInput when it is not a JSON object."""
@@ -42,7 +44,8 @@ class Vault:
             return await self.resolve_secret(migration.project_id, endpoint.secret_id)
         if not endpoint.sealed_connection:
             raise NotFound(f"migration {migration.id} has no connection info for its {side}")
-        opened: dict[str, Any] = json.loads(self._box.open_text(endpoint.sealed_connection, migration.execution_id))
+        sealed = base64.b64decode(endpoint.sealed_connection)
+        opened: dict[str, Any] = json.loads(self._box.open(sealed, migration.execution_id.encode()))
         return opened
 
 

@@ -52,21 +52,40 @@ def _progress_updates(
     run: InstanceRun, task: Task, disks: list[types_pb2.DiskProgress]
 ) -> list[types_pb2.ProgressUpdate]:
     mine = sorted((disk for disk in disks if disk.task_id == task.id), key=lambda disk: disk.disk_id)
-    stored = run.results.get("progress", {}).get(str(task.pass_number), {}) if not mine else {}
-    rows = [(disk.disk_id, disk.done_bytes, disk.total_bytes) for disk in mine] or [
-        (disk_id, total, total) for disk_id, total in sorted(stored.items()) if task.status is TaskStatus.COMPLETED
-    ]
     return [
         types_pb2.ProgressUpdate(
-            id=derived_id(task.id, disk_id),
+            id=derived_id(task.id, disk.disk_id),
             index=index,
-            current_step=done // MIB,
-            total_steps=max(1, -(-total // MIB)) if done >= total else max(1, total // MIB),
-            message=f"Disk {disk_id}",
+            current_step=-(-disk.done_bytes // MIB) if disk.sealed else disk.done_bytes // MIB,
+            total_steps=max(1, -(-disk.total_bytes // MIB)),
+            message=f"Disk {disk.disk_id}",
             created_at=task.updated_at or task.created_at,
         )
-        for index, (disk_id, done, total) in enumerate(rows)
+        for index, disk in enumerate(mine)
     ]
+
+
+def all_disks(runs: list[InstanceRun], live: list[types_pb2.DiskProgress]) -> list[types_pb2.DiskProgress]:
+    """Live progress, and for passes that ended before this leader's time what their tasks left as results."""
+    known = {disk.task_id for disk in live}
+    ended = [
+        types_pb2.DiskProgress(
+            task_id=task.id,
+            instance=run.instance,
+            disk_id=disk_id,
+            pass_number=task.pass_number,
+            done_bytes=numbers["total_bytes"],
+            durable_bytes=numbers["total_bytes"],
+            written_bytes=numbers["sent_bytes"],
+            sealed=True,
+            **numbers,
+        )
+        for run in runs
+        for task in run.tasks
+        if task.status is TaskStatus.COMPLETED and task.id not in known
+        for disk_id, numbers in run.results.get("progress", {}).get(str(task.pass_number), {}).items()
+    ]
+    return [*ended, *live]
 
 
 def migration_message(
@@ -74,7 +93,7 @@ def migration_message(
 ) -> job_pb2.Migration:
     """A migration as ``GetMigration`` and ``ListMigrations`` answer it."""
     status = combined_status([run_status(run) for run in runs])
-    disks = board.disks(migration.id) if with_tasks else []
+    disks = all_disks(runs, board.disks(migration.id)) if with_tasks else []
     tasks = []
     if with_tasks:
         tasks = [

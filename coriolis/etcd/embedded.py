@@ -1,5 +1,5 @@
-"""One etcd node as a child process, for a mesh on one machine. It dies with the thread's process that
-started it.
+"""One etcd node as a child process, for a mesh on one machine. It dies with the thread that started it
+(the kernel's rule for death signals), so start it from the main one.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def node_arguments(
 
 
 async def launch(binary: Path, arguments: list[str], log_path: Path) -> asyncio.subprocess.Process:
-    """Start etcd so that it is killed when the calling thread's process ends. Its log is started anew."""
+    """Start etcd so that it is killed when the calling thread ends. Its log is started anew."""
     if platform.system() != "Linux":
         raise InvalidInput("an embedded etcd needs Linux")
     # ETCD_* variables of the caller would silently override flags; only arm64 of 3.4 needs one.

@@ -67,8 +67,7 @@ def configure_logging(*, level: str = "INFO", json: bool = True, stream: TextIO 
 
 @contextmanager
 def log_context(**ids: str) -> Iterator[None]:
-    """Put ids (``job_id``, ``task_id``, …) on every line logged by this task and its children in the block.
-    """
+    """Put ids (``job_id``, ``task_id``, …) on every line logged by this task and its children in the block."""
     with structlog.contextvars.bound_contextvars(**ids):
         yield
 

@@ -241,9 +241,7 @@ async def test_users_roles_and_tokens(tmp_path: Path) -> None:
         await _etcdctl(node.endpoint, "user", "add", "root:root")
         await _etcdctl(node.endpoint, "user", "add", "agent:secret")
         await _etcdctl(node.endpoint, "role", "add", "agents")
-        await _etcdctl(
-            node.endpoint, "role", "grant-permission", "agents", "--prefix=true", "readwrite", "/ok/"
-        )
+        await _etcdctl(node.endpoint, "role", "grant-permission", "agents", "--prefix=true", "readwrite", "/ok/")
         await _etcdctl(node.endpoint, "user", "grant-role", "root", "root")
         await _etcdctl(node.endpoint, "user", "grant-role", "agent", "agents")
         await _etcdctl(node.endpoint, "auth", "enable")

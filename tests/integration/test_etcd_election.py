@@ -159,9 +159,7 @@ async def test_a_clean_stop_hands_over_at_once(node: EmbeddedEtcd) -> None:
 
 
 @pytest.mark.parametrize("how", ["delete", "overwrite", "garbage"])
-async def test_a_key_changed_by_hand_ends_the_term_and_is_fought_for_again(
-    node: EmbeddedEtcd, how: str
-) -> None:
+async def test_a_key_changed_by_hand_ends_the_term_and_is_fought_for_again(node: EmbeddedEtcd, how: str) -> None:
     """E4."""
     async with candidate([node.endpoint], "a") as leader, EtcdClient([node.endpoint]) as client:
         first = await leader.next("leading")

@@ -11,8 +11,7 @@ from coriolis.agent.replicate_sink import manifest_paths
 from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
 from coriolis.agent.tasks.machine_request import volumes_in_order
 from coriolis.convert.convert import convert
-from coriolis.convert.request import ConversionRequest, ConversionSettings, NicIdentity
-from coriolis.model.machine import MachineSpec
+from coriolis.convert.request import ConversionSettings, request_for
 from coriolis.providers.registry import load_provider
 
 
@@ -30,7 +29,7 @@ async def run(context: TaskContext) -> dict[str, Any]:
             for volume in volumes_in_order(work)
         ]
         result = await convert(
-            conversion_request(spec, platform, identity),
+            request_for(spec, platform, identity),
             writers,
             writers,
             context.workplace.transfer_dir(work) / "morphing",
@@ -45,14 +44,3 @@ async def run(context: TaskContext) -> dict[str, Any]:
         f"{changed} bytes changed"
     )
     return {"osmorphing_info": {"distribution": result.summary.distribution, "changed_bytes": changed}}
-
-
-def conversion_request(spec: MachineSpec, platform: str, replica_identity: str) -> ConversionRequest:
-    """What conversion needs to know of a machine."""
-    return ConversionRequest(
-        os_type=spec.os_type,
-        target_platform=platform,
-        firmware_type=spec.firmware_type,
-        replica_identity=replica_identity,
-        nics=tuple(NicIdentity(nic.mac_address.lower(), nic.name) for nic in spec.devices.nics if nic.mac_address),
-    )

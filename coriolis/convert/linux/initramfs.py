@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -117,10 +118,10 @@ def archive_in(appended: bytes) -> bytes:
     body = appended.lstrip(b"\0")
     try:
         if body.startswith(b"\x1f\x8b"):
-            return gzip.decompress(body)
+            return _gunzip(body)
         if body.startswith(struct.pack("<I", _LZ4_LEGACY_MAGIC)):
             return _literals_of_lz4(body)
-    except (OSError, EOFError, struct.error) as error:
+    except (zlib.error, struct.error) as error:
         raise Corrupt("the archive appended to the initramfs cannot be unpacked") from error
     return body
 
@@ -137,6 +138,14 @@ def lz4_legacy_frame(data: bytes) -> bytes:
             token = b"\xf0" + b"\xff" * (more // 255) + bytes([more % 255])
         out += struct.pack("<I", len(token) + len(chunk)) + token + chunk
     return bytes(out)
+
+
+def _gunzip(body: bytes) -> bytes:
+    stream = zlib.decompressobj(wbits=31)
+    data = stream.decompress(body, MAX_ADDED_BYTES)
+    if not stream.eof:
+        raise Corrupt("the archive appended to the initramfs is cut off or too long")
+    return data
 
 
 def _literals_of_lz4(frame: bytes) -> bytes:

@@ -12,7 +12,7 @@ from coriolis.errors import Corrupt
 
 MAX_CLOSURE = 200
 _SUFFIX = re.compile(r"\.ko(\.(gz|xz|zst|bz2))?$")
-_SAFE_PATH = re.compile(r"^[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*$")
+_SAFE_PATH = re.compile(r"[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def parse_dep(text: str) -> dict[str, tuple[str, tuple[str, ...]]]:
         if not colon:
             continue
         for one in (path, *rest.split()):
-            if not _SAFE_PATH.match(one) or ".." in one.split("/"):
+            if not _SAFE_PATH.fullmatch(one) or ".." in one.split("/"):
                 raise Corrupt(f"modules.dep names an impossible file: {shown(one)}")
         found[module_name(path)] = (path, tuple(rest.split()))
     return found

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 MAX_NAMES = 64
 _MAC = re.compile(r"\b([0-9a-f]{2}(?:[:-][0-9a-f]{2}){5})\b", re.I)
-_NAME = re.compile(r"^[a-z][a-z0-9_-]{1,14}$", re.I)
+_NAME = re.compile(r"[a-z][a-z0-9_-]{1,14}", re.I)
 _VIRTUAL = re.compile(
     r"^(lo|br|bond|team|dummy|tun|tap|veth|virbr|docker|vlan|wg|ppp|sit|wl|ww|ib|vmnet|lxc)", re.I
 )
@@ -129,7 +129,7 @@ def names_in_keyfile(text: str) -> list[str]:
 
 def physical(names: Iterable[str]) -> list[str]:
     """``names`` that can be an Ethernet interface of their own, each once, at most 64."""
-    good = [name for name in names if _NAME.match(name) and not _VIRTUAL.match(name)]
+    good = [name for name in names if _NAME.fullmatch(name) and not _VIRTUAL.match(name)]
     return list(dict.fromkeys(good))[:MAX_NAMES]
 
 

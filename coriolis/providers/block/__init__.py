@@ -1,0 +1,1 @@
+"""Block access shared by providers: raw files, qemu-nbd exports, staged volumes."""

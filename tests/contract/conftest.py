@@ -1,0 +1,167 @@
+"""The providers under test, as parameters of one suite."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coriolis.providers.image.provider import ImageProvider
+from coriolis.providers.libvirt.provider import LibvirtProvider
+from tests.contract.case import SIZE, Destination, Origin, make_image, sample_disk
+from tests.contract.site import Site, guest_write, libvirt_site
+
+_FORMATS = {
+    "raw": ("raw", ""),
+    "qcow2": ("qcow2", ""),
+    "vmdk": ("vmdk", "subformat=monolithicSparse"),
+    "vmdk-stream": ("vmdk", "subformat=streamOptimized"),
+    "vhd": ("vpc", "force_size=on"),
+    "vhd-fixed": ("vpc", "subformat=fixed,force_size=on"),
+    "vhdx": ("vhdx", ""),
+}
+_LIBVIRT = {
+    "running": (True, ("qcow2", "qcow2")),
+    "running-raw": (True, ("raw",)),
+    "running-mixed": (True, ("qcow2", "raw")),
+    "stopped": (False, ("qcow2", "raw")),
+}
+lab = pytest.mark.lab
+
+OVF = """<?xml version="1.0"?><Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"
+ xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
+ xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData">
+<References><File ovf:href="d.vmdk" ovf:id="f1"/></References>
+<DiskSection><Info/><Disk ovf:capacity="{mib}" ovf:capacityAllocationUnits="byte * 2^20" ovf:diskId="d1"
+ ovf:fileRef="f1" ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/></DiskSection>
+<VirtualSystem ovf:id="vm"><Info/><Name>vm</Name><OperatingSystemSection ovf:id="1"><Info/></OperatingSystemSection>
+<VirtualHardwareSection><Info/>
+<Item><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+<Item><rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits><rasd:ResourceType>4</rasd:ResourceType>
+<rasd:VirtualQuantity>256</rasd:VirtualQuantity></Item>
+<Item><rasd:Connection>VM Network</rasd:Connection><rasd:ResourceType>10</rasd:ResourceType></Item>
+<Item><rasd:HostResource>ovf:/disk/d1</rasd:HostResource><rasd:ResourceType>17</rasd:ResourceType></Item>
+</VirtualHardwareSection></VirtualSystem></Envelope>"""
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    with libvirt_site() as running:
+        yield running
+
+
+def _image_origin(folder: Path, kind: str) -> Origin:
+    fmt, options = _FORMATS[kind]
+    content = sample_disk(1)
+    make_image(folder / "d.img", content, fmt, options)
+    (folder / "vm.toml").write_text(
+        'name = "vm"\nnum_cpu = 2\nmemory_mb = 256\n'
+        f'[[disks]]\nfile = "d.img"\nformat = "{fmt}"\nsize_bytes = {SIZE}\n[[nics]]\nnetwork_name = "lan"\n'
+    )
+    return Origin(ImageProvider(), {"path": str(folder)}, "vm", {"disk-0": content})
+
+
+def _ova_origin(folder: Path) -> Origin:
+    content = sample_disk(1)
+    (folder / "in").mkdir()
+    make_image(folder / "in" / "d.vmdk", content, "vmdk", "subformat=streamOptimized")
+    (folder / "in" / "vm.ovf").write_text(OVF.format(mib=SIZE >> 20))
+    with tarfile.open(folder / "vm.ova", "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in ("vm.ovf", "d.vmdk"):
+            archive.add(folder / "in" / name, name)
+    return Origin(ImageProvider(), {"path": str(folder)}, "vm", {"disk-0": content})
+
+
+def _libvirt_origin(site: Site, folder: Path, kind: str) -> tuple[Origin, Any]:
+    running, formats = _LIBVIRT[kind]
+    disks, truth = [], {}
+    for index, fmt in enumerate(formats):
+        target = f"vd{'ab'[index]}"
+        truth[target] = sample_disk(index)
+        make_image(folder / f"{target}.img", truth[target], fmt)
+        disks.append((target, fmt, folder / f"{target}.img"))
+    domain = site.domain(disks, start=running)
+
+    def write(target: str, offset: int, length: int, pattern: int) -> None:
+        guest_write(domain, list(truth).index(target), offset, length, pattern)
+        truth[target][offset : offset + length] = bytes([pattern]) * length
+
+    logged = frozenset(t for t, fmt, _ in disks if fmt == "qcow2" and running)
+    origin = Origin(
+        LibvirtProvider(), site.connection_info, domain.UUIDString(), truth, write if running else None, logged, running
+    )
+    return origin, domain
+
+
+_ORIGINS = [
+    *(f"image-{kind}" for kind in _FORMATS),
+    "image-ova",
+    *(pytest.param(f"libvirt-{kind}", marks=lab) for kind in _LIBVIRT),
+]
+
+
+@pytest.fixture(params=_ORIGINS)
+def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Origin]:
+    family, kind = request.param.split("-", 1)
+    if family == "image":
+        yield _ova_origin(tmp_path) if kind == "ova" else _image_origin(tmp_path, kind)
+        return
+    site: Site = request.getfixturevalue("site")
+    made, domain = _libvirt_origin(site, tmp_path, kind)
+    yield made
+    site.discard(domain)
+
+
+def _image_destination(folder: Path, fmt: str) -> Destination:
+    def foreign_volume(name: str) -> None:
+        (folder / ".coriolis").mkdir(exist_ok=True)
+        (folder / ".coriolis" / f"{name}.raw.partial").write_bytes(b"not ours")
+
+    def foreign_instance(name: str) -> None:
+        (folder / f"{name}.toml").write_text(f'name = "{name}"\nnum_cpu = 1\nmemory_mb = 1\n')
+
+    environment = {"format": fmt, "network_map": {"lan": "office"}}
+    return Destination(ImageProvider(), {"path": str(folder)}, environment, foreign_volume, foreign_instance)
+
+
+def _libvirt_destination(site: Site, fmt: str) -> Destination:
+    def foreign_instance(name: str) -> None:
+        site.connection.defineXML(
+            f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory>"
+            "<os><type arch='x86_64'>hvm</type></os></domain>"
+        )
+
+    async def is_running(instance_id: str) -> bool:
+        return bool(site.connection.lookupByUUIDString(instance_id).isActive())
+
+    environment = {"volume_format": fmt, "domain_type": "qemu", "network_map": {"lan": "user"}}
+    return Destination(
+        LibvirtProvider(),
+        site.connection_info,
+        environment,
+        lambda name: (site.pool_path / name).write_bytes(b"not ours") and None,
+        foreign_instance,
+        is_running=is_running,
+    )
+
+
+_DESTINATIONS = [
+    *(f"image-{fmt}" for fmt in ("raw", "qcow2", "vmdk", "vhd", "vhdx")),
+    pytest.param("libvirt-raw", marks=lab),
+    pytest.param("libvirt-qcow2", marks=lab),
+]
+
+
+@pytest.fixture(params=_DESTINATIONS)
+def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Destination]:
+    family, fmt = request.param.split("-", 1)
+    if family == "image":
+        yield _image_destination(tmp_path, fmt)
+        return
+    site: Site = request.getfixturevalue("site")
+    yield _libvirt_destination(site, fmt)
+    for domain in site.connection.listAllDomains():
+        site.discard(domain)

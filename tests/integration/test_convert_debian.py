@@ -1,0 +1,155 @@
+"""Real Debian guests from VMware's hardware to virtio: converted, killed on the way, booted and asked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from coriolis.convert.request import ConversionResult
+from tests.lab.boot import LOGIN, BootFailed, Console, Machine
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+LAB = Path(__file__).parent.parent / "lab"
+BOOT_TIMEOUT_S = 300.0
+VARIANTS = {"bios": [], "uefi": ["--firmware", "uefi"], "lvm": ["--lvm"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    for tool in ("mmdebstrap", "qemu-system-x86_64", "qemu-img"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
+
+
+@pytest.fixture(scope="module")
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Remembers the accelerator for all tests of this file."""
+    return tmp_path_factory.mktemp("state")
+
+
+def replica_of(variant: str, directory: Path) -> Path:
+    """A raw replica of the cached guest."""
+    cached = subprocess.run([LAB / "guest_cache", *VARIANTS[variant]], stdout=subprocess.PIPE, check=True, text=True)
+    replica = directory / "replica.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", cached.stdout.strip(), replica], check=True)
+    return replica
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+class Disks:
+    """A replica and the volume made from it; conversions of them in processes of their own."""
+
+    def __init__(self, variant: str, directory: Path, state_dir: Path) -> None:
+        self.replica = replica_of(variant, directory)
+        self.volume = directory / "volume.raw"
+        subprocess.run(["cp", "--sparse=always", self.replica, self.volume], check=True)
+        self.work_dir = directory / "work"
+        self._command = [sys.executable, "-m", "tests.lab.convert_disk", str(self.replica), str(self.volume)]
+        self._command += ["--work-dir", str(self.work_dir), "--state-dir", str(state_dir)]
+        self._command += ["--uefi"] if variant == "uefi" else []
+        self._environment = {**os.environ, "PYTHONPATH": str(LAB.parent.parent)}
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([*self._command, *options], stdout=subprocess.PIPE, text=True, env=self._environment)
+
+    def convert(self) -> ConversionResult:
+        process = self.start()
+        output, _ = process.communicate()
+        print(output)
+        assert process.returncode == 0
+        return msgspec.json.decode(output.splitlines()[-1], type=ConversionResult)
+
+    def boots(self, profile: str = "virtio", *, uefi: bool = False) -> None:
+        """Assert: login prompt, and ens192 is up with the guest's static address."""
+        with Console(Machine(self.volume, "raw", profile, uefi=uefi)) as console:
+            console.wait_for(LOGIN, BOOT_TIMEOUT_S)
+            console.log_in("root", "vmware")
+            status, output = console.run("ip -brief address show dev ens192")
+            assert status == 0, output
+            assert "UP" in output.split()
+            assert "192.168.77.10/24" in output.split()
+            status, output = console.run("systemd-detect-virt; cat /proc/cmdline")
+            assert profile == "vmware" or "vmware" not in output.splitlines()[0]
+
+
+def test_unconverted_it_does_not_boot_on_virtio(tmp_path: Path) -> None:
+    """The control: without it the tests below would prove nothing."""
+    machine = Machine(replica_of("bios", tmp_path), "raw")
+    with pytest.raises(BootFailed, match="Gave up waiting"), Console(machine) as console:
+        console.wait_for(LOGIN, BOOT_TIMEOUT_S)
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [one for child in children for one in (int(child), *descendants(int(child)))]
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def kill_when_it_says(process: subprocess.Popen[str], event: str) -> None:
+    """SIGKILL the converting process at ``event``; what it started must end by itself."""
+    assert process.stdout is not None
+    assert any(event in line for line in process.stdout), f"it never said {event}"
+    started = descendants(process.pid)
+    assert len(started) >= 2, "a worker and its appliance"
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while any(running(pid) for pid in started):
+        assert time.monotonic() < deadline, "the worker outlived its parent"
+        time.sleep(0.1)
+
+
+def test_killed_at_every_stage_it_ends_with_a_machine_that_boots(tmp_path: Path, state_dir: Path) -> None:
+    disks = Disks("bios", tmp_path, state_dir)
+    before = digest(disks.replica)
+
+    kill_when_it_says(disks.start(), "appliance started (")
+    assert digest(disks.volume) == before, "nothing may be written before the conversion is complete"
+
+    process = disks.start("--kill-after-writes", "7")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert digest(disks.volume) != before
+
+    started = time.monotonic()
+    result = disks.convert()
+    assert result.reapplied
+    assert time.monotonic() - started < 10, "it converted again instead of writing again"
+    assert result.summary.distribution.startswith("Debian GNU/Linux 12")
+    assert result.summary.pins == (("00:50:56:9a:11:22", "ens192"),)
+    assert {"virtio_blk", "virtio_pci", "virtio_scsi"} <= set(result.summary.modules)
+    assert 1 << 19 < result.disks[0].data_bytes < 8 << 20
+    assert digest(disks.replica) == before, "conversion never touches the replica"
+
+    disks.boots()
+    disks.boots("virtio-scsi")
+    disks.boots("vmware")
+
+
+@pytest.mark.parametrize("variant", ["uefi", "lvm"])
+def test_other_layouts_boot(tmp_path: Path, state_dir: Path, variant: str) -> None:
+    disks = Disks(variant, tmp_path, state_dir)
+    assert not disks.convert().reapplied
+    disks.boots(uefi=variant == "uefi")

@@ -1,0 +1,194 @@
+"""The whole Linux conversion, and its verification, over a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coriolis.convert.linux import cpio, initramfs
+from coriolis.convert.linux.conversion import Converted, convert_linux
+from coriolis.convert.linux.inject import Injection
+from coriolis.convert.linux.network import Nic
+from coriolis.convert.linux.verify import verify
+from coriolis.convert.platforms import target_platform
+from coriolis.errors import Corrupt, InvalidInput, QuotaExceeded, Unsupported
+from tests.unit.convert.directory_guest import MODULES, ROOT_UUID, VERSION, DirectoryGuest, debian
+
+KVM = target_platform("kvm")
+MAC = "00:50:56:9a:11:22"
+INITRD = f"/boot/initrd.img-{VERSION}"
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> DirectoryGuest:
+    return debian(tmp_path)
+
+
+def run(guest: DirectoryGuest, *, efi: bool = False) -> tuple[Converted, list[str]]:
+    said: list[str] = []
+    return convert_linux(guest, KVM, [Nic(MAC)], efi, said.append), said
+
+
+def text(guest: DirectoryGuest, path: str) -> str:
+    return guest.path(path).read_text()
+
+
+def test_a_debian_is_converted(guest: DirectoryGuest) -> None:
+    before = guest.path(INITRD).read_bytes()
+    done, _ = run(guest)
+    assert done.kernel_versions == (VERSION,)
+    assert done.modules == ("virtio", "virtio_blk", "virtio_pci", "virtio_ring", "virtio_rng")
+    assert done.pins == ((MAC, "ens192"),)
+    after = guest.path(INITRD).read_bytes()
+    assert after.startswith(before), "the old initramfs must stay as it was"
+    archive = initramfs.archive_in(after[len(before) :])
+    present = {member.name: bytes(member.data) for member in cpio.members(archive)}
+    for path in MODULES:
+        assert present[f"lib/modules/{VERSION}/{path}"] == f"code of {path}".encode()
+    assert present[f"lib/modules/{VERSION}/modules.alias.bin"] == b"modules.alias.bin"
+
+
+def test_the_files_of_a_converted_debian(guest: DirectoryGuest) -> None:
+    run(guest)
+    assert f"UUID={ROOT_UUID} / ext4" in text(guest, "/etc/fstab")
+    assert f"root=UUID={ROOT_UUID} ro" in text(guest, "/boot/grub/grub.cfg")
+    assert text(guest, "/etc/default/grub") == "#GRUB_DISABLE_LINUX_UUID=true\n"
+    modules = text(guest, "/etc/initramfs-tools/modules").splitlines()
+    assert modules[:2] == ["# comment", "vmw_pvscsi"]
+    assert {"virtio_blk", "virtio_net"} <= set(modules)
+    assert f"MACAddress={MAC}" in text(guest, "/etc/systemd/network/10-coriolis-ens192.link")
+
+
+def test_a_second_conversion_changes_nothing(guest: DirectoryGuest) -> None:
+    run(guest)
+    first = {path: path.read_bytes() for path in guest.top.rglob("*") if path.is_file()}
+    done, said = run(guest)
+    assert {path: path.read_bytes() for path in guest.top.rglob("*") if path.is_file()} == first
+    assert done.pins == ()
+    assert any("former conversion was removed" in line for line in said)
+
+
+def test_a_hostile_record_truncates_nothing_else(guest: DirectoryGuest) -> None:
+    guest.write("/etc/shadow", b"x" * 300)
+    guest.write(
+        "/var/lib/coriolis/conversion.json",
+        b'{"/etc/shadow": {"old_size": 200, "added": 100},'
+        b' "/boot/../etc/shadow": {"old_size": 200, "added": 100}}',
+    )
+    run(guest)
+    assert guest.size("/etc/shadow") == 300
+
+
+@pytest.mark.parametrize(
+    "record", [b"[]", b"{}", b"\xff", b'{"a": 1}', b'{"a": {"old_size": null, "added": 1}}']
+)
+def test_an_unreadable_record_is_no_obstacle(guest: DirectoryGuest, record: bytes) -> None:
+    guest.write("/var/lib/coriolis/conversion.json", record)
+    assert run(guest)[0].kernel_versions == (VERSION,)
+
+
+def test_efi_gets_its_fallback_loader(guest: DirectoryGuest) -> None:
+    guest.write("/boot/efi/EFI/debian/grubx64.efi", b"loader")
+    run(guest, efi=True)
+    assert guest.path("/boot/efi/EFI/BOOT/BOOTX64.EFI").read_bytes() == b"loader"
+
+
+def test_efi_without_a_loader_is_refused(guest: DirectoryGuest) -> None:
+    with pytest.raises(Unsupported, match="no EFI system partition"):
+        run(guest, efi=True)
+    guest.write("/boot/efi/EFI/strange/loader.efi", b"")
+    with pytest.raises(Unsupported, match="BOOTX64"):
+        run(guest, efi=True)
+
+
+def test_dracut_is_refused(guest: DirectoryGuest) -> None:
+    guest.write("/usr/bin/dracut", b"")
+    with pytest.raises(Unsupported, match="dracut"):
+        run(guest)
+
+
+def test_compressed_modules_are_refused(guest: DirectoryGuest) -> None:
+    path = f"/lib/modules/{VERSION}/modules.dep"
+    guest.write(path, text(guest, path).replace(".ko", ".ko.xz").encode())
+    with pytest.raises(Unsupported, match="compressed modules"):
+        run(guest)
+
+
+def test_a_kernel_without_the_drivers_is_refused(guest: DirectoryGuest) -> None:
+    guest.write(f"/lib/modules/{VERSION}/modules.dep", b"")
+    with pytest.raises(Unsupported, match="no driver virtio_pci, virtio_blk"):
+        run(guest)
+
+
+def test_a_full_boot_is_refused_before_it_is_written(guest: DirectoryGuest) -> None:
+    guest.free = 1 << 20
+    before = guest.path(INITRD).read_bytes()
+    with pytest.raises(QuotaExceeded, match="/boot has 1048576 bytes free"):
+        run(guest)
+    assert guest.path(INITRD).read_bytes() == before
+
+
+def test_no_initramfs_is_refused(guest: DirectoryGuest) -> None:
+    guest.path(INITRD).unlink()
+    with pytest.raises(Unsupported, match="no initramfs"):
+        run(guest)
+
+
+def test_a_root_without_uuid_is_refused(guest: DirectoryGuest) -> None:
+    guest.uuids = {"/dev/sdb1": "x"}
+    with pytest.raises(Unsupported, match="names a disk by its old bus: root=/dev/sda1"):
+        run(guest)
+
+
+def test_a_boot_entry_of_another_kernel_is_refused(guest: DirectoryGuest) -> None:
+    path = "/boot/grub/grub.cfg"
+    guest.write(path, text(guest, path).replace(f"vmlinuz-{VERSION}", "vmlinuz-5.10.0-1-amd64").encode())
+    with pytest.raises(Unsupported, match="no boot entry of the guest uses"):
+        run(guest)
+
+
+def test_an_unconverted_first_entry_is_reported(guest: DirectoryGuest) -> None:
+    path = "/boot/grub/grub.cfg"
+    guest.write(path, b"linux /boot/vmlinuz-9.9 root=LABEL=x\n" + guest.path(path).read_bytes())
+    _, said = run(guest)
+    assert any("first boot entry, kernel 9.9, was not converted" in line for line in said)
+
+
+def injection(guest: DirectoryGuest) -> Injection:
+    import json
+
+    record = json.loads(text(guest, "/var/lib/coriolis/conversion.json"))[INITRD]
+    record["modules"], record["names"] = tuple(record["modules"]), tuple(record["names"])
+    return Injection(**record)
+
+
+@pytest.mark.parametrize("damage", ["module", "size", "archive", "alignment", "index"])
+def test_verification_notices_damage(guest: DirectoryGuest, damage: str) -> None:
+    run(guest)
+    one = injection(guest)
+    verify(guest, KVM, [one], False, print)
+    added = guest.read_at(INITRD, one.old_size, one.added)
+    if damage == "module":
+        guest.write(f"/lib/modules/{VERSION}/kernel/drivers/block/virtio_blk.ko", b"another build")
+    elif damage == "size":
+        guest.truncate(INITRD, one.old_size + one.added - 1)
+    elif damage == "archive":
+        guest.write_at(INITRD, one.old_size + one.added // 2, b"\xff" * 16)
+    elif damage == "alignment":
+        guest.write_at(
+            INITRD, one.old_size, added.lstrip(b"\0") + bytes(len(added) - len(added.lstrip(b"\0")))
+        )
+    else:
+        archive = initramfs.archive_in(added).replace(b"modules.alias.bin", b"modules.other.bin")
+        again = initramfs.appendix(one.old_size, "zstd", archive, use_gzip=True)
+        guest.truncate(INITRD, one.old_size)
+        guest.write_at(INITRD, one.old_size, again)
+        one = Injection(one.path, one.version, one.old_size, len(again), one.modules, one.names)
+    with pytest.raises((Corrupt, Unsupported)):
+        verify(guest, KVM, [one], False, print)
+
+
+def test_unknown_platforms_are_named() -> None:
+    with pytest.raises(InvalidInput, match="'xen' is not one of: kvm"):
+        target_platform("xen")
