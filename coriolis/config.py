@@ -52,7 +52,10 @@ class OfferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``data_bind``/``data_advertise``: address on which sinks listen, and under which others reach them."""
+    """``data_bind``/``data_advertise``: address on which sinks listen, and under which others reach them.
+
+    ``read_limit_bytes_per_s``: most that is read of one disk at the origin; 0 means no limit.
+    """
 
     id: str = ""
     site: str = ""
@@ -61,6 +64,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_bind: str = "127.0.0.1"
     data_advertise: str = ""
     projects: list[str] = []
+    read_limit_bytes_per_s: int = 0
     offers: list[OfferConfig] = []
     metrics_listen: str = ""
     etcd: EtcdConfig = EtcdConfig()

@@ -70,6 +70,7 @@ class Agent:
             tls=self._tls,
             bind_host=self._config.data_bind,
             advertise_host=self._config.data_advertise or self._config.data_bind,
+            read_limit_bytes_per_s=self._config.read_limit_bytes_per_s,
         )
         me = self.description()
         session = ControlSession(me, self._tls, FenceJournal(self._state_dir), lambda: self._leader)

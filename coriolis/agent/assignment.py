@@ -74,6 +74,7 @@ class Workplace(msgspec.Struct, frozen=True):
     tls: TlsFiles
     bind_host: str = "127.0.0.1"
     advertise_host: str = "127.0.0.1"
+    read_limit_bytes_per_s: int = 0
 
     def transfer_dir(self, assignment: Assignment) -> Path:
         """Journals, conversion state of one machine; gone after the job."""

@@ -18,7 +18,7 @@ from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
 from coriolis.errors import TimedOut
 from coriolis.providers.base import VolumeTarget
 
-IDLE_S = 120.0
+IDLE_S = 60.0
 """A sink that hears nothing for this long gives up; the coordinator assigns both sides anew."""
 STOP_GRACE_S = 2.0
 

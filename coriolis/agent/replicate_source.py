@@ -14,7 +14,7 @@ from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.replicate_sink import disk_file
 from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk
 from coriolis.agent.tasks.endpoint import open_endpoint, snapshots_of
-from coriolis.errors import ChangeLogLost
+from coriolis.errors import ChangeLogLost, NotFound, Unavailable
 from coriolis.model.disk import Extent, Snapshot
 from coriolis.model.resource import ResourceKind
 from coriolis.providers.base import SnapshotSource
@@ -41,7 +41,11 @@ async def send_pass(context: TaskContext) -> dict[str, Any]:
         await context.record(ResourceKind.SNAPSHOT, name, "origin", "INTENDED")
         snapshot = await source.create_snapshot(instance_id, name, base)
         await context.record(ResourceKind.SNAPSHOT, name, "origin", "MADE", name)
-        final = await _send_disks(context, source, snapshot, base)
+        try:
+            final = await _send_disks(context, source, snapshot, base)
+        except* NotFound as lost:
+            # e.g. the origin's qemu ended: a new snapshot has another identity, and the sink compares with it
+            raise Unavailable(f"the snapshot was lost while it was read: {lost.exceptions[0]}") from lost
         await source.delete_snapshot(instance_id, name)
         if base is not None:
             await source.delete_change_base(instance_id, base)

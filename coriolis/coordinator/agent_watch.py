@@ -64,6 +64,7 @@ async def check_lost_agents(driver: Driver, sessions: Sessions, directory: Agent
     """Take back the work of agents that have neither a session nor a live lease."""
     while True:
         await asyncio.sleep(CHECK_S)
+        sessions.drop_silent()
         connected = sessions.connected()
         for agent_id in driver.assigned_agents():
             if agent_id not in connected and not directory.is_live(agent_id):

@@ -6,7 +6,7 @@ import msgspec
 
 from coriolis.coordinator import keys
 from coriolis.coordinator.leadership import fence
-from coriolis.coordinator.store import Loaded, RequestRecord, StoredRun
+from coriolis.coordinator.store import Loaded, RequestRecord, RunRecord, StoredRun
 from coriolis.errors import Conflict, StaleEpoch, Unavailable
 from coriolis.etcd.client import EtcdClient
 from coriolis.etcd.records import KeyValue
@@ -32,9 +32,13 @@ class EtcdStore:
             if named.instance_index is None:
                 migrations.append(msgspec.json.decode(item.value, type=Migration))
             else:
-                runs.append(StoredRun(msgspec.json.decode(item.value, type=InstanceRun), item.mod_revision))
+                record = msgspec.json.decode(item.value, type=RunRecord)
+                runs.append(StoredRun(record.run, item.mod_revision))
         known = {migration.id for migration in migrations}
         return Loaded(tuple(migrations), tuple(run for run in runs if run.run.migration_id in known))
+
+    def _record(self, run: InstanceRun) -> bytes:
+        return msgspec.json.encode(RunRecord(self._epoch, run))
 
     async def find_request(self, project_id: str, request_id: str) -> RequestRecord | None:
         item = await self._client.get(keys.request(project_id, request_id))
@@ -46,7 +50,7 @@ class EtcdStore:
         project, job = migration.project_id, migration.id
         compares = [fence(self._epoch), absent(keys.job_spec(project, job))]
         puts = [Put(keys.job_spec(project, job), msgspec.json.encode(migration))]
-        puts += [Put(keys.job_run(project, job, run.index), msgspec.json.encode(run)) for run in runs]
+        puts += [Put(keys.job_run(project, job, run.index), self._record(run)) for run in runs]
         if request is not None:
             key = keys.request(project, migration.request_id)
             compares.append(absent(key))
@@ -67,7 +71,7 @@ class EtcdStore:
 
     async def save_run(self, run: InstanceRun, revision: int) -> int:
         key = keys.job_run(run.project_id, run.migration_id, run.index)
-        value = msgspec.json.encode(run)
+        value = self._record(run)
         txn = Txn((fence(self._epoch), modified_at(key, revision)), (Put(key, value),))
         try:
             result = await self._client.commit(txn)

@@ -36,6 +36,7 @@ from coriolis.rpc.identity import Identity, peer_identity
 log = structlog.get_logger(__name__)
 
 OUTBOUND_MESSAGES = 10_000
+SILENCE_S = 15.0
 RETURN_GRACE_S = 30.0
 """How long a task waits for the agent that worked on it before, when others could take over."""
 
@@ -50,6 +51,7 @@ class AgentSession:
         self.identity = identity
         self.outbound: asyncio.Queue[pb.SessionResponse | None] = asyncio.Queue(OUTBOUND_MESSAGES)
         self.running = 0
+        self.last_heard = asyncio.get_running_loop().time()
 
     def send(self, message: pb.SessionResponse) -> bool:
         """False when the agent does not read: its session is about to end."""
@@ -197,6 +199,15 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         for session in list(self._sessions.values()):
             session.send_end()
 
+    def drop_silent(self) -> None:
+        """End sessions whose agent said nothing for 15 s although it must every 3: it hangs, or its host is gone."""
+        now = asyncio.get_running_loop().time()
+        for session in list(self._sessions.values()):
+            if now - session.last_heard > SILENCE_S:
+                log.warning("agent is silent", agent=session.agent.id, seconds=round(now - session.last_heard))
+                self._close(session)
+                session.send_end()
+
     def _signal(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
@@ -205,6 +216,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         try:
             await self._reconcile(session, hello)
             async for message in messages:
+                session.last_heard = asyncio.get_running_loop().time()
                 match message.WhichOneof("message"):
                     case "update":
                         await self._update(session, message.update)

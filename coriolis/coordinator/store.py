@@ -33,6 +33,13 @@ class RequestRecord(msgspec.Struct, frozen=True):
     body_digest: str
 
 
+class RunRecord(msgspec.Struct, frozen=True):
+    """A run as it lies in etcd. ``epoch``: of the leader that wrote it, evidence for auditing the fence."""
+
+    epoch: int
+    run: InstanceRun
+
+
 class JobStore(Protocol):
     """All methods raise StaleEpoch when another coordinator leads, Unavailable when the store cannot be reached."""
 

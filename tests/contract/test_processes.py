@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from coriolis.errors import Conflict, CoriolisError, QuotaExceeded
 from coriolis.ids import new_id
 from coriolis.model.resource import Tag, VolumeRequest
 from coriolis.providers.block.file_disk import FileDisk, examine, file_reader
+from coriolis.providers.block.qemu_nbd import remove_dead_folders
 from coriolis.providers.image.provider import ImageProvider
 from tests.contract.case import SIZE, make_image, sample_disk
 
@@ -45,6 +47,21 @@ def _servers(path: Path) -> list[int]:
         if str(path) in held:
             found.append(pid)
     return found
+
+
+def test_folders_of_the_dead_are_removed(tmp_path: Path) -> None:
+    dead, alive = tmp_path / "coriolis-nbd-dead", tmp_path / "coriolis-nbd-alive"
+    with socket.socket(socket.AF_UNIX) as gone, socket.socket(socket.AF_UNIX) as served:
+        for folder, end in ((dead, gone), (alive, served)):
+            folder.mkdir()
+            end.bind(str(folder / "nbd.sock"))
+        served.listen()
+        gone.close()
+        remove_dead_folders(str(tmp_path))
+        assert dead.exists()  # too young
+        remove_dead_folders(str(tmp_path), min_age_s=0)
+        assert not dead.exists()
+        assert alive.exists()
 
 
 def test_killed_reader_leaves_no_server(tmp_path: Path) -> None:

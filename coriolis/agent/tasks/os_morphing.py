@@ -44,4 +44,3 @@ async def run(context: TaskContext) -> dict[str, Any]:
         f"{changed} bytes changed"
     )
     return {"osmorphing_info": {"distribution": result.summary.distribution, "changed_bytes": changed}}
-

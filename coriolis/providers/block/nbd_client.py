@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import queue
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -146,23 +146,34 @@ class NbdDisk:
 
     def _asker(self, position: int) -> Callable[[Any], list[tuple[int, int, int]]]:
         length = min(MAP_BYTES, self._size - position)
+        return lambda handle: self._ask(handle, position, length, self._size)
 
-        def ask(handle: Any) -> list[tuple[int, int, int]]:
-            answers: list[list[int]] = []
-            failed: list[int] = []
+    def _ask(self, handle: Any, position: int, length: int, limit: int) -> list[tuple[int, int, int]]:
+        """One block-status request; the answer may cover less than ``length`` or more, up to ``limit``."""
+        answers: list[list[int]] = []
+        failed: list[int] = []
 
-            def collect(context: str, _offset: int, entries: list[int], error: Any) -> None:
-                if context == self._context:
-                    answers.append(list(entries))
-                if error.value:
-                    failed.append(error.value)
+        def collect(context: str, _offset: int, entries: list[int], error: Any) -> None:
+            if context == self._context:
+                answers.append(list(entries))
+            if error.value:
+                failed.append(error.value)
 
-            handle.block_status(length, position, collect)
-            if failed or not answers:
-                raise Unavailable(f"the NBD server gave no map at {position}")
-            return decode_status(position, answers[0], self._size)
+        handle.block_status(length, position, collect)
+        if failed or not answers:
+            raise Unavailable(f"the NBD server gave no map at {position}")
+        return decode_status(position, answers[0], limit)
 
-        return ask
+    def _map(self, handle: Any, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Allocation of a range; all of it as data when the disk was opened without the allocation map."""
+        if self._context != BASE_ALLOCATION:
+            yield offset, length, 0
+            return
+        position, end = offset, offset + length
+        while position < end:
+            for at, kept, flags in self._ask(handle, position, end - position, end):
+                yield at, kept, flags
+                position = at + kept
 
     async def write_at(self, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data).cast("B")
@@ -180,7 +191,11 @@ class NbdDisk:
 
         def zero(handle: Any) -> None:
             for start in range(offset, offset + length, ZERO_BYTES):
-                handle.zero(min(ZERO_BYTES, offset + length - start), start)
+                part = min(ZERO_BYTES, offset + length - start)
+                for at, kept, flags in self._map(handle, start, part):
+                    # Zeroing what is a hole already would make qcow2 allocate tables: 256 MiB for 2 TiB.
+                    if allocation_kind(flags) is not ExtentKind.HOLE:
+                        handle.zero(kept, at)
 
         async with self._order.turn(offset, length):
             await self._calls.run(self._with_handle, zero)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
 import json
 import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +28,9 @@ from coriolis.providers.block.tool import (
 )
 
 BACKLOG = 16
+_FOLDER_PREFIX = "coriolis-nbd-"
+MIN_AGE_S = 60.0
+MAX_SWEPT = 1000
 SERVER_LIMITS = Limits()
 
 _DRIVER_OPTIONS: dict[str, dict[str, Any]] = {
@@ -69,13 +76,24 @@ def command(export: Export, descriptor: int) -> list[str]:
     return [*argv, "json:" + json.dumps(image_options(export, descriptor_path(descriptor)))]
 
 
+def remove_dead_folders(parent: str, min_age_s: float = MIN_AGE_S) -> None:
+    """Remove what killed processes left: folders whose socket nobody serves any more. The youngest are spared."""
+    for path in glob.glob(os.path.join(parent, f"{_FOLDER_PREFIX}*"))[:MAX_SWEPT]:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if time.time() - os.stat(path).st_mtime < min_age_s:
+                continue
+            if probe.connect_ex(os.path.join(path, "nbd.sock")) in (errno.ECONNREFUSED, errno.ENOENT):
+                shutil.rmtree(path, ignore_errors=True)
+
+
 @asynccontextmanager
 async def qemu_nbd(export: Export) -> AsyncIterator[str]:
     """Path of a unix socket that serves ``export`` while inside. The image must have passed ``image_check``.
 
     A server that dies at start shows as a connection that fails; ``server_said`` then holds its words.
     """
-    private = tempfile.mkdtemp(prefix="coriolis-nbd-")
+    remove_dead_folders(tempfile.gettempdir())
+    private = tempfile.mkdtemp(prefix=_FOLDER_PREFIX)
     path = os.path.join(private, "nbd.sock")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     descriptor = pass_descriptor(export.descriptor)

@@ -52,7 +52,7 @@ def folder(directory: str) -> str:
 
 def write_atomically(path: str, data: bytes) -> None:
     """Replace ``path`` so that after a crash it holds either the old or the new content, durably."""
-    partial = f"{path}.{os.getpid()}.new"
+    partial = f"{path}.new"  # one name, so that a repeat after a crash leaves nothing behind
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:

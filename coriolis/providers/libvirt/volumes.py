@@ -16,7 +16,7 @@ from coriolis.errors import Conflict, Corrupt, InvalidInput, NotFound, Unsupport
 from coriolis.model.resource import ResourceKind, TaggedResource, Volume, VolumeRequest
 from coriolis.providers.base import BlockWriter
 from coriolis.providers.block import sidecar
-from coriolis.providers.block.nbd_client import nbd_disk
+from coriolis.providers.block.nbd_client import BASE_ALLOCATION, nbd_disk
 from coriolis.providers.block.qemu_nbd import Export, qemu_nbd
 from coriolis.providers.block.raw_file import open_disk, raw_writer
 from coriolis.providers.block.staged import check_size, check_space
@@ -157,7 +157,7 @@ class LibvirtVolumes:
         try:
             await asyncio.to_thread(_check_own, descriptor, volume.record)
             export = Export(descriptor, volume.record.format, writable=True)
-            async with qemu_nbd(export) as socket_path, nbd_disk(socket_path) as disk:
+            async with qemu_nbd(export) as socket_path, nbd_disk(socket_path, context=BASE_ALLOCATION) as disk:
                 if disk.size != volume.record.size_bytes:
                     raise Corrupt(f"{volume.path} is served with {disk.size} bytes, not {volume.record.size_bytes}")
                 yield disk
