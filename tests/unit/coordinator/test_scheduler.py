@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -164,7 +165,7 @@ def test_every_run_ends_cleaned_up_along_drawn_edges(
     assert world.ended == 1
     assert len(world.started_instances) <= 1
     for moves in world.history.values():
-        for old, new in zip(moves, moves[1:], strict=False):
+        for old, new in itertools.pairwise(moves):
             assert reachable(old, new)
     by_type = {task.task_type: task for task in run.tasks}
     source = by_type[TaskType.DEPLOY_TRANSFER_SOURCE_RESOURCES]
