@@ -29,7 +29,7 @@ from coriolis.coordinator.events import (
 )
 from coriolis.coordinator.planner import plan_migration
 from coriolis.coordinator.scheduler import step
-from coriolis.errors import CoriolisError, StaleGeneration
+from coriolis.errors import Conflict, CoriolisError, StaleGeneration
 from coriolis.model.job import (
     DeploymentOptions,
     Endpoint,
@@ -241,3 +241,11 @@ def test_generations_of_a_disk_rise_over_passes_too() -> None:
     world.play()
     generations = [task.generation for task in world.run.tasks if task.task_type is TaskType.REPLICATE_DISKS]
     assert generations == [1, 2, 3]
+
+
+def test_another_instance_is_not_committed_after_the_first() -> None:
+    world, task = assigned(TaskType.FINALIZE_INSTANCE_DEPLOYMENT)
+    after, _ = step(world.run, InstanceCommitted(task.id, task.generation, "the-instance"), NOW)
+    assert step(after, InstanceCommitted(task.id, task.generation, "the-instance"), NOW)[0].committed_instance
+    with pytest.raises(Conflict):
+        step(after, InstanceCommitted(task.id, task.generation, "another"), NOW)
