@@ -293,6 +293,8 @@ def _run(demo: Demo, view: View) -> tuple[int, str]:
         left_running = demo.keep
     except KeyboardInterrupt:
         view.say("interrupted, stopping everything")
+        demo.stop()
+        shutil.rmtree(work, ignore_errors=True)
         return 130, ""
     except (DemoFailed, lab.GuestFailed, OSError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError) as failed:
         view.say(f"the demo failed: {failed}", "red")
@@ -320,7 +322,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.stop:
         return _stop_kept(arguments.stop)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     with View() as view:
         try:
             _check_machine()
