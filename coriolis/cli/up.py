@@ -196,7 +196,7 @@ class Mesh:
                 await asyncio.sleep(0.2)
 
     def _greet(self) -> None:
-        openrc = os.path.relpath(self._dir / "admin-openrc")
+        openrc = min(str(self._dir / "admin-openrc"), os.path.relpath(self._dir / "admin-openrc"), key=len)
         console.print(f"[bold green]Coriolis is up[/] on http://{self._listen}   (logs: {self._dir / 'log'})")
         console.print(f"log in:   . {openrc}")
         console.print("then:     coriolis agent list;  coriolis migration create --help")
