@@ -11,6 +11,8 @@ from coriolis.rpc.gen.coriolis.v1 import job_pb2, types_pb2
 QUEUE_EVENTS = 1000
 """A watcher that falls behind by more is ended; it reconnects and gets the state anew."""
 
+ATTEMPT_COUNTS = ("read_bytes", "sent_bytes", "written_bytes", "zero_bytes")
+
 
 class Watcher:
     """One reader of a migration's events."""
@@ -42,9 +44,15 @@ class ProgressBoard:
         self._disks: dict[str, dict[tuple[str, str], types_pb2.DiskProgress]] = {}
         self._watchers: dict[str, set[Watcher]] = {}
         self._judged: dict[str, int] = {}
+        self._earlier: dict[tuple[str, str], types_pb2.DiskProgress] = {}
+        self._raw: dict[tuple[str, str], types_pb2.DiskProgress] = {}
 
     def report(self, migration_id: str, disk: types_pb2.DiskProgress) -> None:
-        """Take one report; numbers shown never go backwards inside a task (invariant I12)."""
+        """Take one report; numbers shown never go backwards inside a task (invariant I12).
+
+        Reports count per attempt: what earlier attempts read and sent is added, so that a restart is not hidden.
+        """
+        self._add_earlier(disk)
         disks = self._disks.setdefault(migration_id, {})
         before = disks.get((disk.task_id, disk.disk_id))
         if before is not None:
@@ -53,6 +61,19 @@ class ProgressBoard:
             disk.sealed = disk.sealed or before.sealed
         disks[disk.task_id, disk.disk_id] = disk
         self.publish(migration_id, job_pb2.WatchMigrationResponse(disk=disk))
+
+    def _add_earlier(self, disk: types_pb2.DiskProgress) -> None:
+        key = (disk.task_id, disk.disk_id)
+        last = self._raw.get(key)
+        earlier = self._earlier.setdefault(key, types_pb2.DiskProgress())
+        if last is not None and disk.read_bytes + disk.zero_bytes < last.read_bytes + last.zero_bytes:
+            for name in ATTEMPT_COUNTS:
+                setattr(earlier, name, getattr(earlier, name) + getattr(last, name))
+        raw = types_pb2.DiskProgress()
+        raw.CopyFrom(disk)
+        self._raw[key] = raw
+        for name in ATTEMPT_COUNTS:
+            setattr(disk, name, getattr(disk, name) + getattr(earlier, name))
 
     def disks(self, migration_id: str) -> list[types_pb2.DiskProgress]:
         return list(self._disks.get(migration_id, {}).values())
@@ -67,6 +88,8 @@ class ProgressBoard:
     def forget(self, migration_id: str) -> None:
         for disk in self.disks(migration_id):
             self._judged.pop(disk.task_id, None)
+            self._raw.pop((disk.task_id, disk.disk_id), None)
+            self._earlier.pop((disk.task_id, disk.disk_id), None)
         self._disks.pop(migration_id, None)
 
     def publish(self, migration_id: str, event: job_pb2.WatchMigrationResponse) -> None:

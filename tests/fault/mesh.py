@@ -92,6 +92,7 @@ class Mesh:
         coordinators: int = 1,
         sites: tuple[str, ...] = ("site-a", "site-b"),
         environ: dict[str, str] | None = None,
+        read_limit: int = 0,
     ) -> None:
         self.dir = directory
         self.etcd = EtcdCluster(directory / "etcd", size=etcd_nodes)
@@ -100,6 +101,7 @@ class Mesh:
         self.agents: dict[str, Process] = {}
         self._addresses: list[str] = []
         self._counts = (coordinators, sites)
+        self._read_limit = read_limit
 
     def certificate(self, role: str, name: str) -> TlsFiles:
         ca = create_ca(self.dir / "ca", DOMAIN)
@@ -152,6 +154,7 @@ class Mesh:
                     "site": site,
                     "state_dir": str(self.dir / f"agent-{site}"),
                     "tls_dir": str(self.certificate("agent", site).cert.parent),
+                    "read_limit_bytes_per_s": self._read_limit,
                 },
             )
 
