@@ -132,11 +132,24 @@ class Driver:
             return  # deleted meanwhile
 
     async def submit(self, migration: Migration, stored: list[StoredRun]) -> None:
-        """Begin a migration that is already in the store."""
+        """Begin a migration that is already in the store; one that is known is left alone."""
+        if migration.id in self.migrations:
+            return
         self.migrations[migration.id] = migration
         for each in stored:
             self._adopt(_Live(each, migration, self._on_change, ephemeral=False))
             self._spawn_feed((migration.id, each.run.index), Begin())
+
+    async def find_stored(self, migration_id: str) -> Migration | None:
+        """A migration of this term; one whose creation was never answered is found in the store and begun."""
+        if migration_id not in self.migrations:
+            loaded = await self._store.load()
+            for migration in loaded.migrations:
+                if migration.id == migration_id:
+                    await self.submit(
+                        migration, [each for each in loaded.runs if each.run.migration_id == migration_id]
+                    )
+        return self.migrations.get(migration_id)
 
     def submit_ephemeral(
         self, migration: Migration, runs: list[InstanceRun], on_change: OnChange = lambda *_: None

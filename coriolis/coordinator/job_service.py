@@ -94,7 +94,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             return None
         if record.body_digest != digest:
             raise Conflict("this request id was used before with another body")
-        migration = self._driver.migrations.get(record.migration_id)
+        migration = await self._driver.find_stored(record.migration_id)
         if migration is None:
             raise Conflict("the migration that this request id made was deleted")
         return self._message(migration)

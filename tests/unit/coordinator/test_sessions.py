@@ -41,7 +41,6 @@ async def come_back(run: InstanceRun, directory: Path, *, holding: bool) -> tupl
     sessions = Sessions("c", 1, Vault(box, FileSecretStore(directory, box)), ProgressBoard())
     driver = Driver(store, sessions, SystemClock(), lambda *_: None)
     sessions.driver = driver
-    driver.migrations[run.migration_id] = migration()
     driver._spawn_feed = lambda *_: None  # type: ignore[method-assign]
     await driver.submit(migration(), stored)
     driver._carry_out = lambda *_: None  # type: ignore[method-assign]
