@@ -133,7 +133,7 @@ class Mesh:
         ]
         for site in self._sites:
             tls = self._certificate("agent", site)
-            settings = {
+            settings: dict[str, object] = {
                 "id": site,
                 "site": site,
                 "state_dir": str(self._dir / f"agent-{site}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -29,7 +30,7 @@ from coriolis.coordinator.events import (
 )
 from coriolis.coordinator.planner import plan_migration
 from coriolis.coordinator.scheduler import step
-from coriolis.errors import CoriolisError, StaleGeneration
+from coriolis.errors import Conflict, CoriolisError, StaleGeneration
 from coriolis.model.job import (
     DeploymentOptions,
     Endpoint,
@@ -165,7 +166,7 @@ def test_every_run_ends_cleaned_up_along_drawn_edges(
     assert world.ended == 1
     assert len(world.started_instances) <= 1
     for moves in world.history.values():
-        for old, new in zip(moves, moves[1:], strict=False):
+        for old, new in itertools.pairwise(moves):
             assert reachable(old, new)
     by_type = {task.task_type: task for task in run.tasks}
     source = by_type[TaskType.DEPLOY_TRANSFER_SOURCE_RESOURCES]
@@ -291,3 +292,11 @@ def test_a_running_run_has_no_residue_to_remove() -> None:
     entry = LedgerEntry("volume", "v", "destination", ResourceState.MADE)
     run, _ = step(world.run, ResourceRecorded(task.id, task.generation, entry), NOW)
     assert step(run, ResidueRemoved(entry), NOW)[0] is run
+
+
+def test_another_instance_is_not_committed_after_the_first() -> None:
+    world, task = assigned(TaskType.FINALIZE_INSTANCE_DEPLOYMENT)
+    after, _ = step(world.run, InstanceCommitted(task.id, task.generation, "the-instance"), NOW)
+    assert step(after, InstanceCommitted(task.id, task.generation, "the-instance"), NOW)[0].committed_instance
+    with pytest.raises(Conflict):
+        step(after, InstanceCommitted(task.id, task.generation, "another"), NOW)

@@ -1,0 +1,143 @@
+"""Bodies as clients send them: strict types, unknown fields refused by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MAX_INSTANCES = 64
+MAX_NAME_CHARS = 255
+MAX_NOTES_CHARS = 4096
+MAX_REQUEST_ID_CHARS = 128
+MAX_TYPE_CHARS = 64
+MAX_PASSES = 10
+
+JsonObject = dict[str, Any]
+
+
+class Strict(BaseModel):
+    """No coercion: ``"true"`` is not a boolean."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+def _name(name: str) -> str:
+    if not name.strip() or not name.isprintable():
+        raise ValueError("must hold a printable name")
+    return name
+
+
+def _unique(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise ValueError("names one machine twice")
+    return names
+
+
+def _network_map(environment: JsonObject | None) -> JsonObject | None:
+    networks = (environment or {}).get("network_map")
+    if networks is None:
+        return environment
+    if not isinstance(networks, dict) or not all(isinstance(value, str) for value in networks.values()):
+        raise ValueError("network_map must be an object of origin network names and destination network ids (strings)")
+    return environment
+
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(_name)]
+ProviderType = Annotated[str, Field(min_length=1, max_length=MAX_TYPE_CHARS, examples=["libvirt"])]
+ConnectionInfo = Annotated[
+    JsonObject | None,
+    Field(
+        description='How to reach the cloud, by the provider\'s schema; or {"secret_id": ID} of a stored secret',
+        examples=[{"secret_id": "0a0a0a0a-0000-4000-8000-000000000001"}],
+    ),
+]
+
+
+class OriginIn(Strict):
+    """The cloud that the machines leave."""
+
+    type: ProviderType
+    connection_info: ConnectionInfo
+    source_environment: JsonObject | None = None
+
+
+class DestinationIn(Strict):
+    """The cloud that the machines go to. Null means empty, as older clients send it."""
+
+    type: ProviderType
+    connection_info: ConnectionInfo = None
+    target_environment: Annotated[JsonObject | None, AfterValidator(_network_map)] = Field(
+        default=None, description="By the provider's schema; network_map maps origin networks to destination networks"
+    )
+
+
+class MigrationIn(Strict):
+    """What to migrate and how. Null means the default."""
+
+    origin: OriginIn
+    destination: DestinationIn
+    instances: Annotated[
+        list[Name], Field(min_length=1, max_length=MAX_INSTANCES, examples=[["vm-01"]]), AfterValidator(_unique)
+    ]
+    notes: Annotated[str | None, Field(max_length=MAX_NOTES_CHARS)] = None
+    replication_count: Annotated[int | None, Field(ge=1, le=MAX_PASSES, description="Sync passes; default 2")] = None
+    shutdown_instances: Annotated[
+        bool | None, Field(description="Stop the origin before the last pass; default true")
+    ] = None
+    skip_os_morphing: bool | None = None
+    request_id: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=MAX_REQUEST_ID_CHARS,
+            description="Repeating a request with the same id gives the migration that the first one made",
+        ),
+    ] = None
+
+
+class CreateMigrationBody(Strict):
+    """The body of a creation."""
+
+    migration: MigrationIn
+
+
+class SecretIn(Strict):
+    """``payload`` stands for a connection_info and is never returned."""
+
+    name: Name
+    payload: Annotated[JsonObject, Field(description="Write only; at most 64 KiB", examples=[{"password": "..."}])]
+
+
+class CreateSecretBody(Strict):
+    """The body of a secret's creation."""
+
+    secret: SecretIn
+
+
+class CancelArguments(Strict):
+    """``force`` ends running tasks without waiting for them to clean up after themselves."""
+
+    force: bool = False
+
+
+class ActionBody(Strict):
+    """Exactly one key: the action."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"minProperties": 1, "maxProperties": 1}, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_action(cls, body: Any) -> Any:
+        if isinstance(body, dict):
+            if len(body) != 1:
+                raise ValueError("Malformed request body: exactly one action is required")
+            action = str(next(iter(body)))
+            if action not in cls.model_fields:
+                raise ValueError(f"There is no such action: {action[:MAX_TYPE_CHARS]}")
+        return body
+
+    cancel: CancelArguments | None = None
+    verify: None = Field(default=None, description="Re-read the finished volumes against their manifests")

@@ -1,0 +1,244 @@
+"""Between the wire of the mesh and the documents of the REST API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from coriolis.rpc.gen.coriolis.v1 import cluster_pb2, endpoint_pb2, job_pb2, types_pb2
+from gateway.identity import Caller
+from gateway.schemas import MigrationIn
+
+Document = dict[str, Any]
+
+EPOCH = "1970-01-01T00:00:00.000000"
+"""Services are not stored, so they have no creation time; clients sort by it and need a string."""
+TRANSFER_IMPORT, TRANSFER_EXPORT, ENDPOINT, OS_MORPHING = 4, 8, 16, 64
+
+
+def create_request(caller: Caller, body: MigrationIn, request_id: str) -> job_pb2.CreateMigrationRequest:
+    """The creation that ``body`` asks for, in the caller's project."""
+    request = job_pb2.CreateMigrationRequest(
+        project_id=caller.project_id,
+        user_id=caller.user_id,
+        request_id=request_id,
+        origin=_endpoint(body.origin.type, body.origin.connection_info, body.origin.source_environment),
+        destination=_endpoint(
+            body.destination.type, body.destination.connection_info, body.destination.target_environment
+        ),
+        instances=body.instances,
+        replication_count=body.replication_count or 0,
+        skip_os_morphing=body.skip_os_morphing or False,
+        notes=body.notes or "",
+    )
+    if body.shutdown_instances is not None:
+        request.shutdown_instances = body.shutdown_instances
+    return request
+
+
+def _endpoint(type_: str, connection_info: Document | None, environment: Document | None) -> endpoint_pb2.Endpoint:
+    return endpoint_pb2.Endpoint(
+        type=type_,
+        connection_info_json=json.dumps(connection_info or {}),
+        environment_json=json.dumps(environment or {}),
+    )
+
+
+def migration(message: job_pb2.Migration, *, with_tasks: bool = True) -> Document:
+    """Every member that any client of this API reads, nulls included."""
+    source_environment = _object(message.origin.environment_json)
+    target_environment = _object(message.destination.environment_json)
+    return {
+        "id": message.id,
+        "base_id": message.id,
+        "type": "migration",
+        "status": message.status,
+        "last_execution_status": message.status,
+        "execution_id": message.execution_id,
+        "user_id": message.user_id,
+        "project_id": message.project_id,
+        "instances": list(message.instances),
+        "origin": {
+            "type": message.origin.type,
+            "connection_info": _object(message.origin.connection_info_json),
+            "source_environment": source_environment,
+        },
+        "destination": {
+            "type": message.destination.type,
+            "connection_info": _object(message.destination.connection_info_json),
+            "target_environment": target_environment,
+        },
+        "source_environment": source_environment,
+        "destination_environment": target_environment,
+        "network_map": target_environment.get("network_map") or {},
+        "storage_mappings": {},
+        "user_scripts": {},
+        "notes": message.notes or None,
+        "replication_count": message.replication_count,
+        "shutdown_instances": message.shutdown_instances,
+        "skip_os_morphing": message.skip_os_morphing,
+        "clustered": len(message.instances) > 1,
+        "replica_id": None,
+        "reservation_id": None,
+        "origin_endpoint_id": None,
+        "destination_endpoint_id": None,
+        "origin_minion_pool_id": None,
+        "destination_minion_pool_id": None,
+        "instance_osmorphing_minion_pool_mappings": {},
+        "info": {},
+        "transfer_result": _object(message.transfer_result_json) if message.transfer_result_json else None,
+        "tasks": [task(one, message.execution_id) for one in message.tasks] if with_tasks else [],
+        "disks": [disk(one) for one in message.disks] if with_tasks else [],
+        "residue": list(message.residue),
+        **_row(message.created_at, message.updated_at),
+    }
+
+
+def task(message: types_pb2.Task, execution_id: str) -> Document:
+    """A task with its events and progress updates."""
+    return {
+        "id": message.id,
+        "execution_id": execution_id,
+        "instance": message.instance,
+        "task_type": message.task_type,
+        "status": message.status,
+        "index": message.index,
+        "depends_on": list(message.depends_on) or None,
+        "on_error": message.on_error,
+        "host": message.host or None,
+        "process_id": message.process_id or None,
+        "exception_details": message.exception_details or None,
+        "events": [_event(event, message.id) for event in message.events],
+        "progress_updates": [_progress_update(update, message.id) for update in message.progress_updates],
+        **_row(message.created_at, message.updated_at),
+    }
+
+
+def _event(message: types_pb2.TaskEvent, task_id: str) -> Document:
+    return {
+        "id": message.id,
+        "task_id": task_id,
+        "level": message.level,
+        "index": message.index,
+        "message": message.message,
+        **_row(message.created_at),
+    }
+
+
+def _progress_update(message: types_pb2.ProgressUpdate, task_id: str) -> Document:
+    return {
+        "id": message.id,
+        "task_id": task_id,
+        "index": message.index,
+        "current_step": message.current_step,
+        "total_steps": message.total_steps,
+        "message": message.message,
+        **_row(message.created_at),
+    }
+
+
+def disk(message: types_pb2.DiskProgress) -> Document:
+    """Progress of a disk; ``eta_s`` is null while it is unknown."""
+    return {
+        "task_id": message.task_id,
+        "instance": message.instance,
+        "disk_id": message.disk_id,
+        "pass_number": message.pass_number,
+        "total_bytes": message.total_bytes,
+        "done_bytes": message.done_bytes,
+        "read_bytes": message.read_bytes,
+        "sent_bytes": message.sent_bytes,
+        "written_bytes": message.written_bytes,
+        "zero_bytes": message.zero_bytes,
+        "durable_bytes": message.durable_bytes,
+        "rate_bytes_per_s": message.rate_bytes_per_s,
+        "eta_s": message.eta_s if message.eta_s >= 0 else None,
+        "sealed": message.sealed,
+    }
+
+
+def verification(message: job_pb2.Verification) -> Document:
+    """A verification and its disks."""
+    return {
+        "id": message.id,
+        "migration_id": message.migration_id,
+        "status": message.status,
+        "message": message.message or None,
+        "disks": [
+            {
+                "instance": one.instance,
+                "disk_id": one.disk_id,
+                "checked_bytes": one.checked_bytes,
+                "differing_bytes": one.differing_bytes,
+                "first_difference": one.first_difference if one.differing_bytes else None,
+                "message": one.message or None,
+            }
+            for one in message.disks
+        ],
+    }
+
+
+def secret(message: endpoint_pb2.SecretInfo) -> Document:
+    """A secret without its payload."""
+    return {"id": message.id, "name": message.name, "created_at": message.created_at}
+
+
+def agent_service(message: cluster_pb2.Agent) -> Document:
+    """An agent as a service; ``status`` is UP when the leader has a session with it."""
+    specs = {"site": message.site, "version": message.version, "connected": message.connected}
+    providers = {info.type: {"types": provider_types(info)} for info in message.providers}
+    up = message.alive and message.connected
+    return _service(message.id, "coriolis-worker", up, providers, specs)
+
+
+def coordinator_service(message: cluster_pb2.Coordinator) -> Document:
+    """A coordinator as a service; ``specs.leader`` marks the leading one."""
+    specs = {"version": message.version, "leader": message.leader, "address": message.address}
+    return _service(message.id, "coriolis-coordinator", True, {}, specs)
+
+
+def _service(id_: str, binary: str, up: bool, providers: Document, specs: Document) -> Document:
+    return {
+        "id": id_,
+        "host": id_,
+        "binary": binary,
+        "topic": binary.replace("-", "_"),
+        "enabled": True,
+        "status": "UP" if up else "DOWN",
+        "providers": providers,
+        "specs": specs,
+        "mapped_regions": [],
+        **_row(EPOCH),
+    }
+
+
+def provider_types(info: cluster_pb2.ProviderInfo) -> list[int]:
+    """The integers under which clients know what a provider can do."""
+    capabilities = _object(info.capabilities_json)
+    types = [ENDPOINT]
+    if capabilities.get("destination"):
+        types += [TRANSFER_IMPORT, OS_MORPHING]
+    if capabilities.get("origin"):
+        types.append(TRANSFER_EXPORT)
+    return sorted(types)
+
+
+def provider_schema(info: cluster_pb2.ProviderInfo, type_: int) -> Document | None:
+    """The JSON schema behind one of those integers, under its published name; None for the others."""
+    match type_:
+        case 4:
+            return {"destination_environment_schema": _object(info.destination_environment_schema_json)}
+        case 8:
+            return {"source_environment_schema": _object(info.source_environment_schema_json)}
+        case 16:
+            return {"connection_info_schema": _object(info.connection_schema_json)}
+    return None
+
+
+def _row(created_at: str, updated_at: str = "") -> Document:
+    return {"created_at": created_at, "updated_at": updated_at or None, "deleted_at": None, "deleted": "0"}
+
+
+def _object(text: str) -> Document:
+    value = json.loads(text) if text else {}
+    return value if isinstance(value, dict) else {}
