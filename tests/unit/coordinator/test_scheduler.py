@@ -22,6 +22,7 @@ from coriolis.coordinator.events import (
     PartFailed,
     PartStarted,
     Placed,
+    ResidueRemoved,
     ResourceRecorded,
     RunEnded,
     SinkListening,
@@ -241,6 +242,56 @@ def test_generations_of_a_disk_rise_over_passes_too() -> None:
     world.play()
     generations = [task.generation for task in world.run.tasks if task.task_type is TaskType.REPLICATE_DISKS]
     assert generations == [1, 2, 3]
+
+
+def failing_cleanup(task_type: TaskType) -> World:
+    """A run in which nothing fails but every attempt of one clean-up task."""
+    world = World(only_run(), 1)
+
+    def work(command: AssignPart) -> None:
+        task = world.run.task(command.task_id)
+        if task.task_type is task_type:
+            world.todo.append(PartFailed(task.id, command.generation, command.role, "denied", "no access", False))
+            return
+        if task.task_type is TaskType.FINALIZE_INSTANCE_DEPLOYMENT:
+            for kind, side in (("snapshot", "origin"), ("instance", "destination"), ("power", "origin")):
+                entry = LedgerEntry(kind, kind, side, ResourceState.MADE)
+                world.apply(ResourceRecorded(task.id, command.generation, entry))
+        World.work(world, command)
+
+    world.work = work  # type: ignore[method-assign]
+    world.play()
+    return world
+
+
+def test_a_clean_up_that_fails_at_the_origin_never_undoes_a_started_machine() -> None:
+    run = failing_cleanup(TaskType.DELETE_TRANSFER_SOURCE_RESOURCES).run
+    by_type = {task.task_type: task.status for task in run.tasks}
+    assert by_type[TaskType.DELETE_TRANSFER_SOURCE_RESOURCES] is TaskStatus.ERROR
+    assert by_type[TaskType.CLEANUP_FAILED_INSTANCE_DEPLOYMENT] is TaskStatus.EXECUTE_ON_ERROR_ONLY
+    assert by_type[TaskType.DELETE_TRANSFER_DISKS] is TaskStatus.EXECUTE_ON_ERROR_ONLY
+    assert run_status(run) is ExecutionStatus.COMPLETED
+    # the machine and the stopped origin are the result; only the snapshot is left over
+    assert [entry.kind for entry in run.residue()] == ["snapshot"]
+
+
+def test_what_the_janitor_found_gone_changes_the_ledger_of_an_ended_run_and_nothing_else() -> None:
+    run = failing_cleanup(TaskType.DELETE_TRANSFER_SOURCE_RESOURCES).run
+    [left] = run.residue()
+    after, commands = step(run, ResidueRemoved(left), NOW)
+    assert commands == []
+    assert after.tasks == run.tasks
+    assert after.residue() == []
+    assert step(after, ResidueRemoved(left), NOW)[0] is after
+    machine = next(entry for entry in run.ledger if entry.kind == "instance")
+    assert step(run, ResidueRemoved(machine), NOW)[0] is run, "a result is no residue"
+
+
+def test_a_running_run_has_no_residue_to_remove() -> None:
+    world, task = assigned(TaskType.DEPLOY_TRANSFER_DISKS)
+    entry = LedgerEntry("volume", "v", "destination", ResourceState.MADE)
+    run, _ = step(world.run, ResourceRecorded(task.id, task.generation, entry), NOW)
+    assert step(run, ResidueRemoved(entry), NOW)[0] is run
 
 
 def test_another_instance_is_not_committed_after_the_first() -> None:
