@@ -26,11 +26,14 @@ def main() -> int:
     OUT.mkdir(parents=True)
     protos = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos").rglob("*.proto"))
     include = str(files("grpc_tools") / "_proto")
+    scripts = Path(sys.executable).parent  # a virtual environment that is not activated is not on PATH
     code = protoc.main(
         [
             "protoc",
             f"-I{ROOT / 'protos'}",
             f"-I{include}",
+            f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}",
+            f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",
             f"--python_out={OUT}",
             f"--grpc_python_out={OUT}",
             f"--mypy_out={OUT}",

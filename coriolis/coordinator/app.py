@@ -19,6 +19,7 @@ from coriolis.coordinator.driver import Driver
 from coriolis.coordinator.election import Election
 from coriolis.coordinator.etcd_store import EtcdStore
 from coriolis.coordinator.gate import LeaderGate, gated
+from coriolis.coordinator.janitor import Janitor
 from coriolis.coordinator.job_service import ChangePublisher, JobService
 from coriolis.coordinator.leadership import LeadershipTerm, leader_changes
 from coriolis.coordinator.progress import ProgressBoard
@@ -170,6 +171,7 @@ class Coordinator:
                 group.create_task(driver.serve(ready))
                 await ready.wait()
                 group.create_task(check_lost_agents(driver, sessions, directory))
+                group.create_task(Janitor(driver).serve())
                 self._gate.open(
                     {
                         "jobs": JobService(store, driver, board, directory, self._vault, verifications),

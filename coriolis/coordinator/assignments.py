@@ -59,7 +59,8 @@ def assign_message(
     return pb.Assign(
         assignment_id=assignment_id(task.id, command.role, command.generation),
         project_id=run.project_id,
-        migration_id=run.migration_id,
+        # not the run's: resources are named and tagged for the migration that an ephemeral run works for
+        migration_id=migration.id,
         task_id=task.id,
         task_type=task.task_type,
         instance=run.instance,

@@ -58,10 +58,16 @@ class Dispatcher(Protocol):
     def withdraw(self, command: WithdrawPart) -> None: ...
 
 
+OnChange = Callable[[Migration, InstanceRun, InstanceRun], None]
+"""(migration, run before, run after), called for each change once it is stored."""
+
+
 class _Live:
-    def __init__(self, stored: StoredRun, *, ephemeral: bool = False) -> None:
+    def __init__(self, stored: StoredRun, migration: Migration, on_change: OnChange, *, ephemeral: bool) -> None:
         self.run = stored.run
         self.revision = stored.revision
+        self.migration = migration
+        self.on_change = on_change
         self.ephemeral = ephemeral
         self.lock = asyncio.Lock()
 
@@ -74,7 +80,7 @@ class Driver:
         store: JobStore,
         dispatcher: Dispatcher,
         clock: Clock,
-        on_change: Callable[[Migration, InstanceRun, InstanceRun], None],
+        on_change: OnChange,
     ) -> None:
         self.lost = asyncio.Event()
         self.migrations: dict[str, Migration] = {}
@@ -83,6 +89,7 @@ class Driver:
         self._clock = clock
         self._on_change = on_change
         self._live: dict[RunKey, _Live] = {}
+        self._keys: dict[str, list[RunKey]] = {}
         self._task_index: dict[str, RunKey] = {}
         self._group: asyncio.TaskGroup | None = None
 
@@ -96,7 +103,7 @@ class Driver:
         for migration in loaded.migrations:
             self.migrations[migration.id] = migration
         for stored in loaded.runs:
-            self._adopt(_Live(stored))
+            self._adopt(_Live(stored, self.migrations[stored.run.migration_id], self._on_change, ephemeral=False))
         async with asyncio.TaskGroup() as group:
             self._group = group
             ready.set()
@@ -108,6 +115,7 @@ class Driver:
     def _adopt(self, live: _Live) -> None:
         key = (live.run.migration_id, live.run.index)
         self._live[key] = live
+        self._keys.setdefault(key[0], []).append(key)
         for task in live.run.tasks:
             self._task_index[task.id] = key
 
@@ -124,29 +132,46 @@ class Driver:
             return  # deleted meanwhile
 
     async def submit(self, migration: Migration, stored: list[StoredRun]) -> None:
-        """Begin a migration that is already in the store."""
+        """Begin a migration that is already in the store; one that is known is left alone."""
+        if migration.id in self.migrations:
+            return
         self.migrations[migration.id] = migration
         for each in stored:
-            self._adopt(_Live(each))
+            self._adopt(_Live(each, migration, self._on_change, ephemeral=False))
             self._spawn_feed((migration.id, each.run.index), Begin())
 
-    def submit_ephemeral(self, migration: Migration, runs: list[InstanceRun]) -> None:
-        """Begin runs that live in memory only (verifications); ``migration`` carries their endpoints."""
-        self.migrations[migration.id] = migration
+    async def find_stored(self, migration_id: str) -> Migration | None:
+        """A migration of this term; one whose creation was never answered is found in the store and begun."""
+        if migration_id not in self.migrations:
+            loaded = await self._store.load()
+            for migration in loaded.migrations:
+                if migration.id == migration_id:
+                    await self.submit(
+                        migration, [each for each in loaded.runs if each.run.migration_id == migration_id]
+                    )
+        return self.migrations.get(migration_id)
+
+    def submit_ephemeral(
+        self, migration: Migration, runs: list[InstanceRun], on_change: OnChange = lambda *_: None
+    ) -> None:
+        """Begin runs that live in memory only (verifications, removals of residue).
+
+        They are known by their own ``migration_id``; their tasks work for ``migration`` and with its endpoints.
+        """
         for run in runs:
-            self._adopt(_Live(StoredRun(run, 0), ephemeral=True))
-            self._spawn_feed((migration.id, run.index), Begin())
+            self._adopt(_Live(StoredRun(run, 0), migration, on_change, ephemeral=True))
+            self._spawn_feed((run.migration_id, run.index), Begin())
 
     def forget(self, migration_id: str) -> None:
         """Drop a deleted migration from memory."""
         self.migrations.pop(migration_id, None)
-        for key in [key for key in self._live if key[0] == migration_id]:
+        for key in self._keys.pop(migration_id, []):
             for task in self._live.pop(key).run.tasks:
                 self._task_index.pop(task.id, None)
 
     def runs(self, migration_id: str) -> list[InstanceRun]:
         """The runs of a migration in the order of its instances."""
-        return [live.run for key, live in sorted(self._live.items()) if key[0] == migration_id]
+        return [self._live[key].run for key in sorted(self._keys.get(migration_id, ()))]
 
     def all_runs(self) -> list[InstanceRun]:
         return [live.run for live in self._live.values()]
@@ -164,6 +189,14 @@ class Driver:
     def run_of(self, task_id: str) -> InstanceRun:
         return self._live[self.key_of(task_id)].run
 
+    def migration_of(self, task_id: str) -> Migration:
+        """The migration a task works for."""
+        return self._live[self.key_of(task_id)].migration
+
+    def stored_runs(self) -> list[InstanceRun]:
+        """All runs but the ephemeral ones."""
+        return [live.run for live in self._live.values() if not live.ephemeral]
+
     async def feed(self, key: RunKey, event: Event) -> InstanceRun:
         """Apply one event durably, then act. Events of one run are applied one after the other."""
         live = self._live.get(key)
@@ -175,7 +208,7 @@ class Driver:
             if after is not before:
                 live.revision = await self._save(live, after)
                 live.run = after
-                self._on_change(self.migrations[key[0]], before, after)
+                live.on_change(live.migration, before, after)
         for command in commands:
             self._carry_out(key, command)
         return after
@@ -195,8 +228,10 @@ class Driver:
                 await asyncio.sleep(SAVE_RETRY_S)
 
     def _carry_out(self, key: RunKey, command: Command) -> None:
-        run = self._live[key].run
-        migration = self.migrations[key[0]]
+        live = self._live.get(key)
+        if live is None:
+            return  # forgotten meanwhile
+        migration, run = live.migration, live.run
         match command:
             case FindAgents():
                 assert self._group is not None
@@ -223,7 +258,7 @@ class Driver:
             if task.status is not TaskStatus.PENDING:
                 return
             try:
-                agents = await self._dispatcher.place(self.migrations[key[0]], live.run, task)
+                agents = await self._dispatcher.place(live.migration, live.run, task)
             except CoriolisError as refused:
                 await self._feed_quietly(key, PlacementFailed(task.id, refused.message))
                 return

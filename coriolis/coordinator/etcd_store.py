@@ -55,19 +55,16 @@ class EtcdStore:
             key = keys.request(project, migration.request_id)
             compares.append(absent(key))
             puts.append(Put(key, msgspec.json.encode(request)))
-        try:
-            result = await self._client.commit(Txn(tuple(compares), tuple(puts)))
-        except Unavailable as unknown:
-            if not unknown.outcome_unknown:
-                raise
-            item = await self._client.get(keys.job_spec(project, job))
-            if item is None:
-                raise
+        # Repeated when its outcome is unknown: a read could come before a transaction that is still on its way, the
+        # same transaction cannot, since the compare on the absent spec lets only one of the two take place.
+        result = await self._client.commit(Txn(tuple(compares), tuple(puts)), idempotent=True)
+        if result.succeeded:
+            return [StoredRun(run, result.revision) for run in runs]
+        await self._check_epoch()
+        item = await self._client.get(keys.job_spec(project, job))
+        if item is not None:  # ids are never drawn twice: this is our own first attempt
             return [StoredRun(run, item.mod_revision) for run in runs]
-        if not result.succeeded:
-            await self._check_epoch()
-            raise Conflict("the request id was used meanwhile")
-        return [StoredRun(run, result.revision) for run in runs]
+        raise Conflict("the request id was used meanwhile")
 
     async def save_run(self, run: InstanceRun, revision: int) -> int:
         key = keys.job_run(run.project_id, run.migration_id, run.index)

@@ -84,6 +84,12 @@ class ResourceRecorded(msgspec.Struct, frozen=True):
     entry: LedgerEntry
 
 
+class ResidueRemoved(msgspec.Struct, frozen=True):
+    """What an ended run had left behind is gone. ``entry`` as the run's ledger has it."""
+
+    entry: LedgerEntry
+
+
 class InstanceCommitted(msgspec.Struct, frozen=True):
     task_id: str
     generation: int
@@ -102,6 +108,7 @@ Event = (
     | CancelRequested
     | EventsReported
     | ResourceRecorded
+    | ResidueRemoved
     | InstanceCommitted
 )
 

@@ -60,7 +60,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     def _find(self, project_id: str, migration_id: str) -> Migration:
         """The same NotFound for an absent, a malformed and a foreign id."""
         migration = self._driver.migrations.get(migration_id) if is_id(migration_id) else None
-        if migration is None or migration.project_id != project_id or self._verifications.is_one(migration_id):
+        if migration is None or migration.project_id != project_id:
             raise NotFound(f'Migration with ID "{migration_id[:64]}" not found.')
         return migration
 
@@ -94,7 +94,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             return None
         if record.body_digest != digest:
             raise Conflict("this request id was used before with another body")
-        migration = self._driver.migrations.get(record.migration_id)
+        migration = await self._driver.find_stored(record.migration_id)
         if migration is None:
             raise Conflict("the migration that this request id made was deleted")
         return self._message(migration)
@@ -115,11 +115,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         if request.status and request.status not in ExecutionStatus.__members__:
             raise InvalidInput(f"status {request.status[:40]!r} is none of {', '.join(ExecutionStatus)}")
         mine = sorted(
-            (
-                migration
-                for migration in self._driver.migrations.values()
-                if migration.project_id == request.project_id and not self._verifications.is_one(migration.id)
-            ),
+            (migration for migration in self._driver.migrations.values() if migration.project_id == request.project_id),
             key=lambda migration: (migration.created_at, migration.id),
             reverse=True,
         )

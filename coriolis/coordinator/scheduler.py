@@ -25,13 +25,14 @@ from coriolis.coordinator.events import (
     PartStarted,
     Placed,
     PlacementFailed,
+    ResidueRemoved,
     ResourceRecorded,
     RunEnded,
     SinkListening,
     WithdrawPart,
 )
 from coriolis.errors import Conflict, StaleGeneration
-from coriolis.model.job import InstanceRun, LedgerEntry
+from coriolis.model.job import InstanceRun, LedgerEntry, ResourceState
 from coriolis.model.task import (
     ASSIGNED,
     EDGES,
@@ -48,7 +49,8 @@ from coriolis.model.task import (
 
 MAX_ATTEMPTS = 8
 """Attempts in a row without progress before a retryable failure becomes final."""
-MAX_CLEANUP_ATTEMPTS = 20
+MAX_CLEANUP_ATTEMPTS = 5
+"""Then the run ends with its residue listed (within 10 s of trying), and the janitor goes on."""
 MAX_BACKOFF_S = 30.0
 
 Step = tuple[InstanceRun, list[Command]]
@@ -60,7 +62,7 @@ def step(run: InstanceRun, event: Event, now: str) -> Step:
     Events of a replaced generation are ignored, except records and commits: those raise StaleGeneration, because the
     agent must not act. A commit after another one raises Conflict.
     """
-    if run.terminal and not isinstance(event, ResourceRecorded):
+    if run.terminal and not isinstance(event, ResourceRecorded | ResidueRemoved):
         return run, []
     was_terminal = run.terminal
     run, commands = _apply(run, event, now)
@@ -82,6 +84,8 @@ def _apply(run: InstanceRun, event: Event, now: str) -> Step:
             return _cancel(run, now)
         case Placed():
             return _placed(run, event, now)
+        case ResidueRemoved(entry):
+            return _residue_removed(run, entry, now), []
         case PlacementFailed(task_id, message):
             task = run.task(task_id)
             if task.status is not TaskStatus.PENDING:
@@ -222,6 +226,14 @@ def _record(run: InstanceRun, event: ResourceRecorded | InstanceCommitted, now: 
     if run.committed_instance not in ("", event.instance_id):
         raise Conflict(f"instance {run.committed_instance} is already the result of this migration")
     return msgspec.structs.replace(run, committed_instance=event.instance_id, updated_at=now), []
+
+
+def _residue_removed(run: InstanceRun, entry: LedgerEntry, now: str) -> InstanceRun:
+    """Only the ledger of an ended run changes, never its tasks (invariant I6)."""
+    if entry not in run.residue():
+        return run
+    gone = msgspec.structs.replace(entry, state=ResourceState.DELETED)
+    return msgspec.structs.replace(run, ledger=_entered(run.ledger, gone), updated_at=now)
 
 
 def _entered(ledger: tuple[LedgerEntry, ...], entry: LedgerEntry) -> tuple[LedgerEntry, ...]:

@@ -28,7 +28,7 @@ from coriolis.coordinator.progress import ProgressBoard
 from coriolis.coordinator.vault import Vault
 from coriolis.errors import Denied, InvalidInput, NotFound, StaleEpoch, StaleGeneration, from_code
 from coriolis.model.job import InstanceRun, LedgerEntry, Migration, ResourceState
-from coriolis.model.task import ASSIGNED, Role, Side, Task, TaskEvent
+from coriolis.model.task import ASSIGNED, Role, Side, Task, TaskEvent, TaskStatus
 from coriolis.rpc.gen.coriolis.v1 import agent_control_pb2 as pb
 from coriolis.rpc.gen.coriolis.v1 import agent_control_pb2_grpc, cluster_pb2, types_pb2
 from coriolis.rpc.identity import Identity, peer_identity
@@ -129,10 +129,8 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
     def withdraw(self, command: WithdrawPart) -> None:
         session = self._sessions.get(command.agent_id)
         if session is not None:
-            withdrawn = pb.Withdraw(
-                assignment_id=assignment_id(command.task_id, command.role, command.generation), reason=command.reason
-            )
-            session.send(pb.SessionResponse(withdraw=withdrawn))
+            wanted = assignment_id(command.task_id, command.role, command.generation)
+            session.send(_withdrawal(wanted, command.reason))
 
     def connected(self) -> dict[str, cluster_pb2.Agent]:
         """Agents with a session, by id, with their load filled in."""
@@ -244,10 +242,11 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
                     expected.add(wanted)
                     if wanted not in held:
                         await self._lost_assignment(run, task, part.role)
+                    elif task.status is TaskStatus.CANCELLING:
+                        # the first withdrawal may have been lost with a session or a leader
+                        session.send(_withdrawal(wanted, "cancelled by the caller"))
         for stray in held - expected:
-            session.send(
-                pb.SessionResponse(withdraw=pb.Withdraw(assignment_id=stray, reason="the task was given to another"))
-            )
+            session.send(_withdrawal(stray, "the task was given to another"))
 
     async def _lost_assignment(self, run: InstanceRun, task: Task, role: Role) -> None:
         await self._driver.feed(
@@ -327,8 +326,8 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
     async def ResolveConnection(  # noqa: N802
         self, request: pb.ResolveConnectionRequest, context: Context
     ) -> pb.ResolveConnectionResponse:
-        run, task, role = self._current(context, request.assignment_id)
-        migration = self._driver.migrations[run.migration_id]
+        _, task, role = self._current(context, request.assignment_id)
+        migration = self._driver.migration_of(task.id)
         info = await self._vault.connection_info(migration, side_of(task, role))
         return pb.ResolveConnectionResponse(connection_info_json=json.dumps(info))
 
@@ -348,6 +347,10 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
             (run.migration_id, run.index), InstanceCommitted(task.id, request.generation, request.instance_id)
         )
         return pb.CommitInstanceResponse(instance_id=after.committed_instance)
+
+
+def _withdrawal(assignment: str, reason: str) -> pb.SessionResponse:
+    return pb.SessionResponse(withdraw=pb.Withdraw(assignment_id=assignment, reason=reason))
 
 
 def handed_out(task: Task, role: Role) -> bool:

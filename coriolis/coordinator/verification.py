@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from coriolis.coordinator.driver import Driver
 from coriolis.errors import Conflict, NotFound
 from coriolis.ids import derived_id, new_id
@@ -23,10 +21,6 @@ class Verifications:
         self._driver = driver
         self._of: dict[str, str] = {}  # verification id -> migration id, oldest first
 
-    def is_one(self, migration_id: str) -> bool:
-        """Whether the driver's job of that id is a verification."""
-        return migration_id in self._of
-
     def start(self, migration: Migration) -> pb.Verification:
         """Raises Conflict when no machine of the migration was finished."""
         finished = [run for run in self._driver.runs(migration.id) if run_status(run) is ExecutionStatus.COMPLETED]
@@ -39,7 +33,7 @@ class Verifications:
             del self._of[oldest]
             self._driver.forget(oldest)
         self._of[verification_id] = migration.id
-        self._driver.submit_ephemeral(msgspec.structs.replace(migration, id=verification_id), runs)
+        self._driver.submit_ephemeral(migration, runs)
         return self.get(migration.id, verification_id)
 
     def get(self, migration_id: str, verification_id: str) -> pb.Verification:
@@ -72,6 +66,5 @@ def _verification_run(verification_id: str, run: InstanceRun, now: str) -> Insta
         parts=parts,
         created_at=now,
     )
-    # the original id stays in the inputs, since manifests are kept under it
-    results = {**run.results, "verified_migration_id": run.migration_id, "verified": []}
+    results = {**run.results, "verified": []}
     return InstanceRun(verification_id, run.project_id, run.instance, run.index, (task,), results)

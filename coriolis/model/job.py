@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from coriolis.model.resource import ResourceKind
 from coriolis.model.task import ACTIVE, FINAL, Task, TaskStatus
 
 MAX_INSTANCES = 64
@@ -111,7 +112,10 @@ class InstanceRun(msgspec.Struct, frozen=True):
 
     @property
     def failed(self) -> bool:
-        return self.cancel_requested or any(task.status is TaskStatus.ERROR for task in self.tasks)
+        """Whether what was made must be undone. A clean-up that fails is residue: it undoes no finished machine."""
+        return self.cancel_requested or any(
+            task.status is TaskStatus.ERROR and not task.on_error for task in self.tasks
+        )
 
     @property
     def terminal(self) -> bool:
@@ -119,10 +123,13 @@ class InstanceRun(msgspec.Struct, frozen=True):
         return all(task.status in dormant for task in self.tasks)
 
     def residue(self) -> list[LedgerEntry]:
-        """Resources of a failed, ended run that are not known to be gone."""
-        if not self.terminal or run_status(self) is ExecutionStatus.COMPLETED:
+        """Resources of an ended run that are not known to be gone and are no part of its result."""
+        if not self.terminal:
             return []
-        return [entry for entry in self.ledger if entry.state is not ResourceState.DELETED]
+        left = [entry for entry in self.ledger if entry.state is not ResourceState.DELETED]
+        if run_status(self) is ExecutionStatus.COMPLETED:
+            return [entry for entry in left if entry.kind == ResourceKind.SNAPSHOT]
+        return left
 
 
 def run_status(run: InstanceRun) -> ExecutionStatus:
@@ -132,6 +139,8 @@ def run_status(run: InstanceRun) -> ExecutionStatus:
         cancelling = run.cancel_requested and any(status in ACTIVE for status in statuses)
         return ExecutionStatus.CANCELLING if cancelling else ExecutionStatus.RUNNING
     work = [task for task in run.tasks if not task.on_error]
+    if all(task.status is TaskStatus.COMPLETED for task in work):
+        return ExecutionStatus.COMPLETED
     if any(task.status is TaskStatus.ERROR for task in run.tasks):
         return ExecutionStatus.ERROR
     if any(task.status in (TaskStatus.CANCELED, TaskStatus.UNSCHEDULED) for task in work):

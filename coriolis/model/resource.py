@@ -17,6 +17,10 @@ class ResourceKind(enum.StrEnum):
     INSTANCE = "instance"
 
 
+POWER_KIND = "power"
+"""Ledger entries of this kind record that the origin machine was stopped by us."""
+
+
 class Tag(msgspec.Struct, frozen=True):
     """Marks a resource as ours: written as ``coriolis:<job>:<role>`` where a cloud keeps text, found by job."""
 

@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 
 from coriolis.errors import (
-    Cancelled,
     Conflict,
     CoriolisError,
     Corrupt,
@@ -48,7 +47,11 @@ _BY_STATUS: dict[grpc.StatusCode, type[CoriolisError]] = {
     grpc.StatusCode.UNIMPLEMENTED: Unsupported,
     grpc.StatusCode.DATA_LOSS: Corrupt,
     grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
-    grpc.StatusCode.CANCELLED: Cancelled,
+    # Our servers name their error in the trailer, unexpected ones included. Without it these come from gRPC itself: a
+    # stream that broke with its connection ("Internal error from Core"), which may work again on another one.
+    grpc.StatusCode.INTERNAL: Unavailable,
+    grpc.StatusCode.UNKNOWN: Unavailable,
+    grpc.StatusCode.CANCELLED: Unavailable,
 }
 
 

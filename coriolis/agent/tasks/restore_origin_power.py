@@ -6,7 +6,7 @@ from typing import Any
 
 from coriolis.agent.assignment import TaskContext
 from coriolis.agent.tasks.endpoint import open_endpoint
-from coriolis.agent.tasks.shutdown_instance import POWER_KIND
+from coriolis.model.resource import POWER_KIND
 
 
 async def run(context: TaskContext) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 from coriolis.agent.assignment import TaskContext
 from coriolis.agent.tasks.endpoint import open_endpoint
 from coriolis.errors import Conflict
+from coriolis.model.resource import POWER_KIND
 
-POWER_KIND = "power"
 DEFAULT_GRACE_S = 120.0
 
 

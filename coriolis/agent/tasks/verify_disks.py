@@ -17,7 +17,7 @@ from coriolis.transfer.manifest import decode_manifest
 async def run(context: TaskContext) -> dict[str, Any]:
     """``verified``: per disk, bytes checked and differing. A machine that has run since differs, and should."""
     work = context.assignment
-    paths = manifest_paths(context, work.results["verified_migration_id"])
+    paths = manifest_paths(context, work.migration_id)
     verified = []
     async with open_endpoint(context) as connection:
         target = volumes_of(connection, work.provider)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -21,6 +22,7 @@ from coriolis.coordinator.events import (
     PartFailed,
     PartStarted,
     Placed,
+    ResidueRemoved,
     ResourceRecorded,
     RunEnded,
     SinkListening,
@@ -28,7 +30,7 @@ from coriolis.coordinator.events import (
 )
 from coriolis.coordinator.planner import plan_migration
 from coriolis.coordinator.scheduler import step
-from coriolis.errors import CoriolisError, StaleGeneration
+from coriolis.errors import Conflict, CoriolisError, StaleGeneration
 from coriolis.model.job import (
     DeploymentOptions,
     Endpoint,
@@ -164,7 +166,7 @@ def test_every_run_ends_cleaned_up_along_drawn_edges(
     assert world.ended == 1
     assert len(world.started_instances) <= 1
     for moves in world.history.values():
-        for old, new in zip(moves, moves[1:], strict=False):
+        for old, new in itertools.pairwise(moves):
             assert reachable(old, new)
     by_type = {task.task_type: task for task in run.tasks}
     source = by_type[TaskType.DEPLOY_TRANSFER_SOURCE_RESOURCES]
@@ -240,3 +242,61 @@ def test_generations_of_a_disk_rise_over_passes_too() -> None:
     world.play()
     generations = [task.generation for task in world.run.tasks if task.task_type is TaskType.REPLICATE_DISKS]
     assert generations == [1, 2, 3]
+
+
+def failing_cleanup(task_type: TaskType) -> World:
+    """A run in which nothing fails but every attempt of one clean-up task."""
+    world = World(only_run(), 1)
+
+    def work(command: AssignPart) -> None:
+        task = world.run.task(command.task_id)
+        if task.task_type is task_type:
+            world.todo.append(PartFailed(task.id, command.generation, command.role, "denied", "no access", False))
+            return
+        if task.task_type is TaskType.FINALIZE_INSTANCE_DEPLOYMENT:
+            for kind, side in (("snapshot", "origin"), ("instance", "destination"), ("power", "origin")):
+                entry = LedgerEntry(kind, kind, side, ResourceState.MADE)
+                world.apply(ResourceRecorded(task.id, command.generation, entry))
+        World.work(world, command)
+
+    world.work = work  # type: ignore[method-assign]
+    world.play()
+    return world
+
+
+def test_a_clean_up_that_fails_at_the_origin_never_undoes_a_started_machine() -> None:
+    run = failing_cleanup(TaskType.DELETE_TRANSFER_SOURCE_RESOURCES).run
+    by_type = {task.task_type: task.status for task in run.tasks}
+    assert by_type[TaskType.DELETE_TRANSFER_SOURCE_RESOURCES] is TaskStatus.ERROR
+    assert by_type[TaskType.CLEANUP_FAILED_INSTANCE_DEPLOYMENT] is TaskStatus.EXECUTE_ON_ERROR_ONLY
+    assert by_type[TaskType.DELETE_TRANSFER_DISKS] is TaskStatus.EXECUTE_ON_ERROR_ONLY
+    assert run_status(run) is ExecutionStatus.COMPLETED
+    # the machine and the stopped origin are the result; only the snapshot is left over
+    assert [entry.kind for entry in run.residue()] == ["snapshot"]
+
+
+def test_what_the_janitor_found_gone_changes_the_ledger_of_an_ended_run_and_nothing_else() -> None:
+    run = failing_cleanup(TaskType.DELETE_TRANSFER_SOURCE_RESOURCES).run
+    [left] = run.residue()
+    after, commands = step(run, ResidueRemoved(left), NOW)
+    assert commands == []
+    assert after.tasks == run.tasks
+    assert after.residue() == []
+    assert step(after, ResidueRemoved(left), NOW)[0] is after
+    machine = next(entry for entry in run.ledger if entry.kind == "instance")
+    assert step(run, ResidueRemoved(machine), NOW)[0] is run, "a result is no residue"
+
+
+def test_a_running_run_has_no_residue_to_remove() -> None:
+    world, task = assigned(TaskType.DEPLOY_TRANSFER_DISKS)
+    entry = LedgerEntry("volume", "v", "destination", ResourceState.MADE)
+    run, _ = step(world.run, ResourceRecorded(task.id, task.generation, entry), NOW)
+    assert step(run, ResidueRemoved(entry), NOW)[0] is run
+
+
+def test_another_instance_is_not_committed_after_the_first() -> None:
+    world, task = assigned(TaskType.FINALIZE_INSTANCE_DEPLOYMENT)
+    after, _ = step(world.run, InstanceCommitted(task.id, task.generation, "the-instance"), NOW)
+    assert step(after, InstanceCommitted(task.id, task.generation, "the-instance"), NOW)[0].committed_instance
+    with pytest.raises(Conflict):
+        step(after, InstanceCommitted(task.id, task.generation, "another"), NOW)

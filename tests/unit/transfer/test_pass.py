@@ -1,4 +1,4 @@
-"""A whole pass between sender and receiver, over lanes that lose, damage, duplicate and reorder, and a sink that crashes.
+"""A whole pass between sender and receiver, over lanes that lose, damage, duplicate and reorder; the sink may crash.
 
 The model of the volume knows what was flushed; a crash drops the rest. At the end the volume must equal the source.
 """

@@ -1,0 +1,131 @@
+# Two commands for a fresh Debian 12: `make demo` and `make test`. Each sets up what it needs; `make help` lists the rest.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+VENV := .venv
+# Debian's own interpreter: the bindings of libvirt, libnbd and libguestfs are built for it
+PYTHON := /usr/bin/python3
+PY := $(VENV)/bin/python
+GEN := coriolis/rpc/gen
+STUBS := $(GEN)/.made
+BUF := node_modules/.bin/buf
+PROTOS := $(shell find protos -name '*.proto')
+# libvirt daemons of their own, mount namespaces and guests' file owners need root
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -n env "PATH=$(PATH)")
+
+# How often each process is killed: `make fault` raises it
+CORIOLIS_FAULT_RUNS ?= 10
+export CORIOLIS_FAULT_RUNS
+# A test whose prerequisites are absent fails instead of being skipped (tests/conftest.py)
+export CORIOLIS_NO_SKIPS := 1
+PYTEST = $(AS_ROOT) $(if $(AS_ROOT),CORIOLIS_NO_SKIPS=1 CORIOLIS_FAULT_RUNS=$(CORIOLIS_FAULT_RUNS)) $(PY) -m pytest
+# Fast and cheap first, so that a plain mistake shows early
+SUITES := tests/unit tests/security tests/contract tests/api tests/integration tests/fault
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# ---- set-up -------------------------------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: system $(VENV)/.made $(STUBS) ## Debian packages, .venv and generated stubs; quick when all is there
+
+.PHONY: system
+system:
+	@tools/setup_system
+
+$(VENV)/.made: pyproject.toml constraints.txt | system
+	[ -x $(PY) ] || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[gateway,etcd,dev]'
+	touch $@
+
+.PHONY: stubs
+stubs: setup ## Python code of protos/, made again only when they changed
+
+$(STUBS): $(PROTOS) tools/generate_stubs.py $(VENV)/.made
+	$(PY) tools/generate_stubs.py
+	touch $@
+
+$(BUF): package.json package-lock.json | system
+	npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
+	touch -c $@
+
+# ---- run it -------------------------------------------------------------------------------------------------------
+
+.PHONY: up
+up: setup ## a whole mesh on this machine: REST on http://127.0.0.1:7667, data in ./coriolis-data
+	$(VENV)/bin/coriolis up --data-dir coriolis-data
+
+.PHONY: demo
+demo: setup ## move a running guest from one libvirt to another through the REST API (DEMO_ARGS=--keep keeps all)
+	$(AS_ROOT) $(PY) -m tests.lab.demo $(DEMO_ARGS)
+
+# ---- check it -----------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: lint types protos ## everything CI runs: lint, types, protos, then all tests
+	$(PYTEST) $(SUITES)
+
+.PHONY: test-unit
+test-unit: setup ## no network, no root, a minute
+	$(PY) -m pytest tests/unit tests/security
+
+.PHONY: contract
+contract: setup ## every provider against the one suite
+	$(PYTEST) tests/contract
+
+.PHONY: integration
+integration: setup ## real etcd, libvirt, QEMU, libguestfs, whole meshes
+	$(PYTEST) tests/integration
+
+.PHONY: api
+api: setup ## REST, the published client, the CLI
+	$(PYTEST) tests/api
+
+.PHONY: lab
+lab: setup ## only tests that need root and real guests
+	$(PYTEST) -m lab $(SUITES)
+
+.PHONY: fault-quick
+fault-quick: CORIOLIS_FAULT_RUNS = 10
+fault-quick: setup ## kill and pause real processes, 10 times each
+	$(PYTEST) tests/fault
+
+.PHONY: fault
+fault: CORIOLIS_FAULT_RUNS = 100
+fault: setup ## the same 100 times each: hours
+	$(PYTEST) tests/fault
+
+.PHONY: mutants
+mutants: setup ## prove that the tests notice a missing fence
+	$(AS_ROOT) $(PY) -m tests.mutants
+
+.PHONY: lint
+lint: setup ## ruff, shell scripts
+	$(VENV)/bin/ruff check .
+	tools/lint_shell
+
+.PHONY: types
+types: setup ## mypy --strict
+	$(VENV)/bin/mypy
+
+.PHONY: protos
+protos: setup $(BUF) ## buf lint
+	$(BUF) lint
+
+# ---- ship it ------------------------------------------------------------------------------------------------------
+
+.PHONY: dist
+dist: setup ## wheel and sdist with the generated stubs; proves that the wheel works in a venv of its own
+	rm -rf dist build
+	$(PY) -m build --outdir dist .
+	tools/check_dist dist
+
+.PHONY: clean
+clean: ## remove what was built here (the cached guest stays)
+	rm -rf $(VENV) $(GEN) node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
