@@ -113,6 +113,7 @@ lint: setup ## ruff, shell scripts
 .PHONY: types
 types: setup ## mypy --strict
 	$(VENV)/bin/mypy
+	MYPYPATH=clients/python $(VENV)/bin/mypy -p coriolis_client
 
 .PHONY: protos
 protos: setup $(BUF) ## buf lint
