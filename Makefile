@@ -52,7 +52,8 @@ $(STUBS): $(PROTOS) tools/generate_stubs.py $(VENV)/.made
 	touch $@
 
 $(BUF): package.json package-lock.json | system
-	npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
+	# not `npm ci`: it insists on optional packages of other platforms, which not every mirror carries
+	npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error
 	touch -c $@
 
 # ---- run it -------------------------------------------------------------------------------------------------------
