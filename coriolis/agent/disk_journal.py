@@ -37,11 +37,19 @@ class DiskJournal:
         except OSError as failed:
             raise _journal_error(failed, 0) from failed
         self._lock(path)
-        with os.fdopen(os.dup(self._file), "rb") as reader:
-            self.state: Replay = replay(reader.read())
+        try:
+            self.state: Replay = self._replay()
+        except BaseException:
+            self.close()
+            raise
         # cut a torn tail off, or records appended behind it would never be read
         os.ftruncate(self._file, self.state.valid_bytes)
         os.lseek(self._file, 0, os.SEEK_END)
+
+    def _replay(self) -> Replay:
+        os.lseek(self._file, 0, os.SEEK_SET)
+        with os.fdopen(os.dup(self._file), "rb") as reader:
+            return replay(reader.read())
 
     def _lock(self, path: Path) -> None:
         deadline = time.monotonic() + LOCK_WAIT_S
@@ -66,9 +74,7 @@ class DiskJournal:
                 f"generation {opening.generation} of disk {opening.disk_id} is not above {self.state.generation}"
             )
         self._append(opening_record(opening))
-        os.lseek(self._file, 0, os.SEEK_SET)
-        with os.fdopen(os.dup(self._file), "rb") as reader:
-            self.state = replay(reader.read())
+        self.state = self._replay()
         os.lseek(self._file, 0, os.SEEK_END)
         assert self.state.table is not None
         return self.state.table

@@ -189,11 +189,14 @@ async def test_a_lost_change_log_costs_a_comparison_and_sends_only_differences(l
 async def test_cut_lanes_send_again_what_was_on_the_way_and_no_more(lab: MakeLab) -> None:
     disk = content(48 * MIB, [(0, 48 * MIB)])
     here = lab(len(disk))
-    async with here.sink() as (_, port), CuttingProxy("127.0.0.1", port) as proxy:
-        async with here.source(proxy.port, disk) as source:
-            cuts = asyncio.create_task(_cut_repeatedly(proxy, 4, 5 * MIB))
-            await sent(source, full_plan(disk))
-            await cuts
+    async with (
+        here.sink() as (_, port),
+        CuttingProxy("127.0.0.1", port) as proxy,
+        here.source(proxy.port, disk) as source,
+    ):
+        cuts = asyncio.create_task(_cut_repeatedly(proxy, 4, 5 * MIB))
+        await sent(source, full_plan(disk))
+        await cuts
     assert here.volume.safe == disk
     assert source.sender is not None
     assert proxy.cuts == 4
@@ -204,7 +207,7 @@ async def test_cut_lanes_send_again_what_was_on_the_way_and_no_more(lab: MakeLab
 async def _cut_repeatedly(proxy: CuttingProxy, times: int, spacing_bytes: int) -> None:
     for number in range(times):
         proxy.cut_after(spacing_bytes)
-        while proxy.cuts <= number:
+        while proxy.cuts <= number:  # noqa: ASYNC110 - polled: the proxy is shared with other tests
             await asyncio.sleep(0.01)
 
 
