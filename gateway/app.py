@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from coriolis import __version__
-from coriolis.errors import CoriolisError, Unauthenticated
+from coriolis.errors import CoriolisError, Unauthenticated, Unavailable
 from coriolis.observability.metrics import Metrics
 from coriolis.rpc.leader import LeaderClient
 from coriolis.rpc.tls import TlsFiles
@@ -131,12 +133,29 @@ def make_server(app: FastAPI, config: GatewayConfig) -> uvicorn.Server:
 
 
 async def serve(config: GatewayConfig) -> None:
-    """Run a gateway until it is cancelled or gets SIGINT or SIGTERM. Raises InvalidInput for broken files."""
+    """Run a gateway until it is cancelled; open requests then get 3 s. Raises InvalidInput for broken files,
+    Unavailable when the address is taken.
+    """
     signer = TokenSigner.from_key_file(Path(config.token_key_file))
     validator = EmbeddedIdentity(Path(config.users_file), signer, config.token_ttl_s)
     backend = MeshBackend(LeaderClient(config.coordinators, TlsFiles.in_directory(Path(config.tls_dir))))
     log.info("gateway starts", address=config.listen, coordinators=config.coordinators)
+    server = make_server(build_app(config, backend, validator), config)
+    # signals are the caller's: it cancels this
+    server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
+    running = asyncio.create_task(_run(server, config.listen), name="http-server")
     try:
-        await make_server(build_app(config, backend, validator), config).serve()
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        server.should_exit = True
+        await running
+        raise
     finally:
         await backend.close()
+
+
+async def _run(server: uvicorn.Server, listen: str) -> None:
+    try:
+        await server.serve()
+    except SystemExit as refused:  # how uvicorn says that it cannot listen
+        raise Unavailable(f"cannot listen on {listen}; is another gateway running there?") from refused

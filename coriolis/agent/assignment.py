@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from coriolis.ids import resource_name
 from coriolis.model.machine import MachineSpec, from_document
 from coriolis.model.resource import Tag, Volume
-from coriolis.rpc.gen.coriolis.v1 import types_pb2
-from coriolis.rpc.tls import TlsFiles
+
+if TYPE_CHECKING:  # task_state, which is pure, imports this module
+    from coriolis.rpc.gen.coriolis.v1 import types_pb2
+    from coriolis.rpc.tls import TlsFiles
 
 
 class Assignment(msgspec.Struct, frozen=True):

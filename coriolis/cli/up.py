@@ -65,6 +65,7 @@ class Mesh:
         self._dir = data_dir
         self._listen = listen
         self._sites = sites
+        self._metrics: dict[str, str] = {}
         host, _, port = listen.rpartition(":")
         if not host or not port.isdigit():
             raise click.BadParameter(f"{listen!r} is not host:port", param_hint="--listen")
@@ -166,6 +167,9 @@ class Mesh:
         }
 
     def _role(self, name: str, command: str, settings: dict[str, object]) -> RoleProcess:
+        if command != "gateway":  # which serves its own beside the API
+            self._metrics[name] = f"{LOOPBACK}:{_free_port()}"
+            settings["metrics_listen"] = self._metrics[name]
         config = self._dir / "config" / f"{name}.toml"
         config.parent.mkdir(exist_ok=True)
         config.write_text(tomli_w.dumps(settings))
@@ -192,10 +196,12 @@ class Mesh:
                 await asyncio.sleep(0.2)
 
     def _greet(self) -> None:
-        openrc = os.path.relpath(self._dir / "admin-openrc")
+        openrc = min(str(self._dir / "admin-openrc"), os.path.relpath(self._dir / "admin-openrc"), key=len)
         console.print(f"[bold green]Coriolis is up[/] on http://{self._listen}   (logs: {self._dir / 'log'})")
         console.print(f"log in:   . {openrc}")
         console.print("then:     coriolis agent list;  coriolis migration create --help")
+        shown = {"gateway": self._listen, **self._metrics}
+        console.print("metrics:  " + "  ".join(f"{name} http://{address}/metrics" for name, address in shown.items()))
         console.print("Ctrl-C stops everything; unfinished migrations go on at the next start.")
 
 

@@ -16,7 +16,6 @@ from keystoneauth1.identity import generic, v3
 from gateway.users_file import add_user
 from tests.api.stack import Stack
 
-
 PLUGINS = [(v3.Password, "/v3"), (v3.Password, "/v3/"), (generic.Password, "/v3"), (generic.Password, "")]
 
 

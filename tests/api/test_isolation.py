@@ -38,7 +38,9 @@ def test_every_operation_hides_the_other_project(stack: Stack) -> None:
     with stack.client(stack.admin) as mine, stack.client(stack.other) as theirs:
         migration = theirs.post("/migrations", json=BODY).json()["migration"]["id"]
         stack.call(stack.mesh.move, migration, "COMPLETED")
-        verification = theirs.post(f"/migrations/{migration}/actions", json={"verify": None}).json()["verification"]["id"]
+        verification = theirs.post(f"/migrations/{migration}/actions", json={"verify": None}).json()["verification"][
+            "id"
+        ]
         secret = theirs.post("/secrets", json=BODIES["create_secret"]).json()["secret"]["id"]
         real = {"migration_id": migration, "verification_id": verification, "secret_id": secret}
         absent = dict.fromkeys(real, ABSENT)

@@ -13,7 +13,7 @@ from tests.fault.checkers.history import History
 from tests.fault.mesh import Mesh
 from tests.fault.workload import MIB, Machine, check_outcome, clear, new_site
 
-RUNS = int(os.environ.get("CORIOLIS_FAULT_RUNS", "3"))
+RUNS = max(2, int(os.environ.get("CORIOLIS_FAULT_RUNS", "3")) // 3)
 SEED = int(os.environ.get("CORIOLIS_FAULT_SEED", "1"))
 
 pytestmark = [pytest.mark.fault, pytest.mark.lab, pytest.mark.timeout(120 + 90 * RUNS)]

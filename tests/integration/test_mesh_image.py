@@ -59,6 +59,10 @@ def qemu_convert(raw: Path, made: Path, kind: str, options: list[str]) -> None:
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", kind, *options, str(raw), str(made)], check=True)
 
 
+def qemu_to_raw(image: Path, raw: Path, kind: str) -> None:
+    subprocess.run(["qemu-img", "convert", "-f", kind, "-O", "raw", str(image), str(raw)], check=True)
+
+
 def request(
     origin: Path, destination: Path, instances: list[str], **environment: object
 ) -> job_pb2.CreateMigrationRequest:
@@ -128,6 +132,20 @@ async def test_three_image_disks_arrive_at_once(mesh: Mesh, tmp_path: Path, kind
     assert migration.status == "COMPLETED", summary(migration)
     made = [sha256(destination / "vm.disks" / f"disk-{number}.raw") for number in range(3)]
     assert made == [sha256(tmp_path / f"{number}.raw") for number in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vhdx"])
+async def test_a_raw_disk_arrives_in_the_format_asked_for(mesh: Mesh, tmp_path: Path, kind: str) -> None:
+    origin, destination = tmp_path / "a", tmp_path / "b"
+    origin.mkdir()
+    destination.mkdir()
+    write_disk(origin / "disk.img", 20 * MIB, [(MIB, 3 * MIB), (20 * MIB - 512, 512)])
+    describe(origin, "vm", [("disk.img", "raw")])
+    migration = await mesh.wait(await mesh.migrate(request(origin, destination, ["vm"], format=kind)))
+    assert migration.status == "COMPLETED", summary(migration)
+    raw = tmp_path / "back.raw"
+    qemu_to_raw(destination / "vm.disks" / f"disk-0.{kind}", raw, kind)
+    assert sha256(raw, 20 * MIB) == sha256(origin / "disk.img")
 
 
 async def test_a_missing_instance_fails_alone(mesh: Mesh, tmp_path: Path) -> None:

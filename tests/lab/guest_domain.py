@@ -26,6 +26,7 @@ def start_site(folder: Path) -> str:
     uri = subprocess.run([site, "uri", str(folder)], check=True, capture_output=True, text=True).stdout.strip()
     import libvirt
 
+    libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; it would print them as well
     pool_dir = folder / "pool"
     pool_dir.mkdir(exist_ok=True)
     with libvirt.open(uri) as connection:
@@ -92,6 +93,13 @@ def domain_states(uri: str) -> dict[str, bool]:
 
     with libvirt.open(uri) as connection:
         return {domain.name(): bool(domain.isActive()) for domain in connection.listAllDomains()}
+
+
+def domain_xml(uri: str, name: str) -> str:
+    import libvirt
+
+    with libvirt.open(uri) as connection:
+        return str(connection.lookupByName(name).XMLDesc())
 
 
 def console_text(log: Path) -> str:

@@ -1,0 +1,206 @@
+"""``coriolis migration``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coriolis.cli.exits import Ended
+from coriolis.cli.migration_input import body, connection, networks, read_document
+from coriolis.cli.output import emit, human_bytes, output_option, print_fields, print_table
+from coriolis.cli.progress import follow, follow_and_end
+from coriolis.cli.rest import Api, with_api
+
+Document = dict[str, Any]
+
+EXAMPLE = """\b
+Examples:
+  coriolis migration create --file wave1.yaml --wait
+  coriolis migration create --origin libvirt --origin-connection '{"uri": "qemu+ssh://a/system"}' \\
+      --destination libvirt --destination-secret 0a0a0a0a-0000-4000-8000-000000000001 \\
+      --target-environment @target.json --network 'VM Network=default' --instance vm-01 --wait
+
+\b
+wave1.yaml has the form of the REST API's body:
+  origin: {type: libvirt, connection_info: {uri: "qemu+ssh://a/system"}}
+  destination:
+    type: libvirt
+    connection_info: {secret_id: 0a0a0a0a-0000-4000-8000-000000000001}
+    target_environment: {storage: default, network_map: {VM Network: default}}
+  instances: [vm-01, vm-02]
+"""
+
+
+@click.group()
+def migration() -> None:
+    """Create, follow, cancel and delete migrations.
+
+    A migration copies the disks of its machines in one or more passes, stops the origin before the last one, converts
+    the copy for its destination and starts it there. The origin is never deleted.
+    """
+
+
+@migration.command(epilog=EXAMPLE)
+@click.option("--file", "-f", type=click.Path(path_type=Path), help="JSON or YAML; other options are laid over it.")
+@click.option("--origin", metavar="TYPE", help="Provider of the origin, e.g. libvirt, image.")
+@click.option("--origin-connection", metavar="JSON|@FILE", help="How to reach the origin.")
+@click.option("--origin-secret", metavar="ID", help="A stored secret instead.")
+@click.option("--source-environment", metavar="JSON|@FILE")
+@click.option("--destination", metavar="TYPE", help="Provider of the destination.")
+@click.option("--destination-connection", metavar="JSON|@FILE", help="How to reach the destination.")
+@click.option("--destination-secret", metavar="ID", help="A stored secret instead.")
+@click.option("--target-environment", metavar="JSON|@FILE", help="Where and as what the machines are made.")
+@click.option("--network", multiple=True, metavar="ORIGIN=DESTINATION", help="Network map; repeatable.")
+@click.option("--instance", multiple=True, metavar="NAME", help="Machine to migrate; repeatable.")
+@click.option("--notes", help="Free text, kept with the migration.")
+@click.option("--passes", type=click.IntRange(1, 10), help="Sync passes, default 2: one live, one after the shut-down.")
+@click.option("--shutdown/--no-shutdown", default=None, help="Stop the origin before the last pass (default: yes).")
+@click.option("--skip-os-morphing", is_flag=True, default=None, help="Do not convert the guest.")
+@click.option("--request-id", help="Repeating the command with the same id makes no second migration.")
+@click.option("--wait", is_flag=True, help="Follow it to its end; the exit code says how it ended.")
+@output_option
+@with_api
+def create(api: Api, **options: Any) -> None:
+    """Start a migration."""
+    made = api.call("POST", "/migrations", _body(options))["migration"]
+    if not options["wait"]:
+        _show(made, options["output"])
+        return
+    click.echo(f"Migration {made['id']}", err=True)
+    code = follow(api, made["id"])
+    _show(api.call("GET", f"/migrations/{made['id']}")["migration"], options["output"])
+    raise Ended(code)
+
+
+def _body(options: Document) -> Document:
+    environment = options["source_environment"]
+    target = options["target_environment"]
+    flags: Document = {
+        "origin": {
+            "type": options["origin"],
+            "connection_info": connection(options["origin_connection"], options["origin_secret"], "origin"),
+            "source_environment": read_document(environment, "--source-environment") if environment else None,
+        },
+        "destination": {
+            "type": options["destination"],
+            "connection_info": connection(
+                options["destination_connection"], options["destination_secret"], "destination"
+            ),
+            "target_environment": {
+                **(read_document(target, "--target-environment") if target else {}),
+                "network_map": networks(options["network"]) or None,
+            },
+        },
+        "instances": list(options["instance"]) or None,
+        "notes": options["notes"],
+        "replication_count": options["passes"],
+        "shutdown_instances": options["shutdown"],
+        "skip_os_morphing": options["skip_os_morphing"],
+        "request_id": options["request_id"],
+    }
+    return body(options["file"], flags)
+
+
+@migration.command("list")
+@click.option("--status", help="Only these, e.g. RUNNING.")
+@click.option("--detail", is_flag=True, help="With tasks, for -o json and yaml.")
+@output_option
+@with_api
+def list_migrations(api: Api, status: str | None, detail: bool, output: str) -> None:
+    """List migrations, newest first."""
+    query = {"status": status} if status else {}
+    found = api.pages("/migrations/detail" if detail else "/migrations", "migrations", **query)
+    if emit({"migrations": found}, output):
+        return
+    rows = [
+        (one["id"], one["status"], one["created_at"][:19], f"{one['origin']['type']} → {one['destination']['type']}",
+         ", ".join(one["instances"]))
+        for one in found
+    ]  # fmt: skip
+    print_table(("ID", "Status", "Created (UTC)", "Clouds", "Instances"), rows)
+
+
+@migration.command()
+@click.argument("migration_id")
+@output_option
+@with_api
+def show(api: Api, migration_id: str, output: str) -> None:
+    """Show a migration with its tasks and disks."""
+    _show(api.call("GET", f"/migrations/{segment(migration_id)}")["migration"], output)
+
+
+@migration.command()
+@click.argument("migration_id")
+@with_api
+def watch(api: Api, migration_id: str) -> None:
+    """Follow a migration to its end: bytes, speed and ETA of each disk. The exit code says how it ended."""
+    follow_and_end(api, segment(migration_id))
+
+
+@migration.command()
+@click.argument("migration_ids", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="End running tasks without waiting for them.")
+@click.option("--wait", is_flag=True, help="Return when it has ended.")
+@with_api
+def cancel(api: Api, migration_ids: tuple[str, ...], force: bool, wait: bool) -> None:
+    """Cancel migrations; what they made at the destination is removed."""
+    action: Document = {"cancel": {"force": True} if force else None}
+    for migration_id in migration_ids:
+        api.call("POST", f"/migrations/{segment(migration_id)}/actions", action)
+    for migration_id in migration_ids if wait else ():
+        follow(api, migration_id)
+
+
+@migration.command()
+@click.argument("migration_ids", nargs=-1, required=True)
+@with_api
+def delete(api: Api, migration_ids: tuple[str, ...]) -> None:
+    """Forget migrations that have ended. The migrated machines stay."""
+    for migration_id in migration_ids:
+        api.call("DELETE", f"/migrations/{segment(migration_id)}")
+
+
+def segment(text: str) -> str:
+    """``text`` as one segment of a path; a usage error for what cannot be an id."""
+    if not text or any(character in text for character in "/?#%") or not text.isprintable():
+        raise click.BadParameter(f"{text!r} is no id", param_hint="ID")
+    return text
+
+
+def _show(document: Document, output: str) -> None:
+    if emit({"migration": document}, output):
+        return
+    print_fields(
+        {
+            "id": document["id"],
+            "status": document["status"],
+            "created": document["created_at"],
+            "updated": document["updated_at"],
+            "origin": f"{document['origin']['type']} {document['origin']['connection_info']}",
+            "destination": f"{document['destination']['type']} {document['destination']['connection_info']}",
+            "instances": ", ".join(document["instances"]),
+            "notes": document["notes"],
+            "residue": document["residue"],
+        }
+    )
+    tasks = sorted(document["tasks"], key=lambda task: (task["instance"], task["index"]))
+    if tasks:
+        columns = ("Instance", "Task", "Status", "Host", "What happened")
+        print_table(columns, [(t["instance"], t["task_type"], t["status"], t["host"], _last_word(t)) for t in tasks])
+    if document["disks"]:
+        disk_columns = ("Instance", "Disk", "Pass", "Covered", "Sent", "Zero", "Sealed")
+        print_table(disk_columns, [_disk_row(disk) for disk in document["disks"]])
+
+
+def _last_word(task: Document) -> str:
+    if task["exception_details"]:
+        return str(task["exception_details"])
+    return str(task["events"][-1]["message"]) if task["events"] else ""
+
+
+def _disk_row(disk: Document) -> tuple[object, ...]:
+    covered = f"{human_bytes(disk['done_bytes'])} / {human_bytes(disk['total_bytes'])}"
+    sent, zero = human_bytes(disk["sent_bytes"]), human_bytes(disk["zero_bytes"])
+    return disk["instance"], disk["disk_id"], disk["pass_number"], covered, sent, zero, disk["sealed"]
