@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 from pathlib import Path
 from types import TracebackType
 
-from coriolis.errors import Conflict, StaleGeneration
+from coriolis.errors import Conflict, CoriolisError, QuotaExceeded, StaleGeneration, Unavailable
 from coriolis.transfer.cells import Run
 from coriolis.transfer.journal import (
     Opening,
@@ -29,15 +30,26 @@ class DiskJournal:
     """Open journal of one disk and side. Holding the file's lock means that no older process writes the volume."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.lost = not path.exists()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as failed:
+            raise _journal_error(failed, 0) from failed
         self._lock(path)
-        with os.fdopen(os.dup(self._file), "rb") as reader:
-            self.state: Replay = replay(reader.read())
+        try:
+            self.state: Replay = self._replay()
+        except BaseException:
+            self.close()
+            raise
         # cut a torn tail off, or records appended behind it would never be read
         os.ftruncate(self._file, self.state.valid_bytes)
         os.lseek(self._file, 0, os.SEEK_END)
+
+    def _replay(self) -> Replay:
+        os.lseek(self._file, 0, os.SEEK_SET)
+        with os.fdopen(os.dup(self._file), "rb") as reader:
+            return replay(reader.read())
 
     def _lock(self, path: Path) -> None:
         deadline = time.monotonic() + LOCK_WAIT_S
@@ -62,9 +74,7 @@ class DiskJournal:
                 f"generation {opening.generation} of disk {opening.disk_id} is not above {self.state.generation}"
             )
         self._append(opening_record(opening))
-        os.lseek(self._file, 0, os.SEEK_SET)
-        with os.fdopen(os.dup(self._file), "rb") as reader:
-            self.state = replay(reader.read())
+        self.state = self._replay()
         os.lseek(self._file, 0, os.SEEK_END)
         assert self.state.table is not None
         return self.state.table
@@ -79,10 +89,17 @@ class DiskJournal:
         self.state.sealed = sealed
 
     def _append(self, record: bytes) -> None:
+        """Durably, or not at all: what a failed write left would hide every later record."""
+        end = os.lseek(self._file, 0, os.SEEK_CUR)
         view = memoryview(record)
-        while view:
-            view = view[os.write(self._file, view) :]
-        os.fdatasync(self._file)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+            os.fdatasync(self._file)
+        except OSError as failed:
+            os.ftruncate(self._file, end)
+            os.lseek(self._file, end, os.SEEK_SET)
+            raise _journal_error(failed, len(record)) from failed
 
     def close(self) -> None:
         os.close(self._file)
@@ -92,3 +109,11 @@ class DiskJournal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _journal_error(failed: OSError, wanted_bytes: int) -> CoriolisError:
+    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+        return QuotaExceeded(
+            f"the agent's state directory is full: a journal needs {wanted_bytes} bytes more; free space there"
+        )
+    return Unavailable(f"the agent's state directory cannot be written: {failed.strerror}")

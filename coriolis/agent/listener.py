@@ -58,20 +58,25 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
         if metadata.get(GENERATION_KEY) != str(disk.generation):
             raise StaleGeneration("the stream belongs to a replaced attempt")
         lane = disk.add_lane()
+        # no TaskGroup around a yield: it would cancel gRPC's own task, and the reason would never reach the source
+        pump = asyncio.create_task(_pump(messages, disk, lane))
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_pump(messages, disk, lane))
-                while (ack := await lane.get()) is not None:
-                    yield ack
+            while (ack := await lane.get()) is not None:
+                yield ack
+            await pump
         finally:
             disk.drop_lane(lane)
+            pump.cancel()
+            await asyncio.wait([pump])
 
 
 async def _pump(messages: AsyncIterator[bytes], disk: SinkDisk, lane: asyncio.Queue[bytes | None]) -> None:
-    async for message in messages:
-        # the ack queue is bounded by the source's window: it sends no more than that unacknowledged
-        lane.put_nowait(await disk.take(message))
-    lane.put_nowait(None)
+    try:
+        async for message in messages:
+            # the ack queue is bounded by the source's window: it sends no more than that unacknowledged
+            lane.put_nowait(await disk.take(message))
+    finally:
+        lane.put_nowait(None)
 
 
 async def start_listener(

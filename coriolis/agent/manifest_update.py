@@ -52,11 +52,12 @@ async def update_manifest(path: Path, writer: RecordingWriter) -> None:
     head, table = decode_manifest(await asyncio.to_thread(path.read_bytes))
     for cell in sorted(writer.touched):
         if cell < table.cells:
-            await _enter(table, cell, writer)
+            await enter_cell(table, cell, writer)
     await asyncio.to_thread(write_durably, path, encode_manifest(head.transfer_id, head.disk_id, table))
 
 
-async def _enter(table: CellTable, cell: int, reader: BlockReader) -> None:
+async def enter_cell(table: CellTable, cell: int, reader: BlockReader) -> None:
+    """Read one cell of a volume and put its state and digest into ``table``."""
     data = await reader.read_at(cell * CELL_BYTES, cell_length(cell, table.size_bytes))
     if nonzero_blocks(data):
         table.set_data(cell, cell_digest(data))

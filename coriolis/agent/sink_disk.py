@@ -9,11 +9,12 @@ import structlog
 
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.journal import write_durably
+from coriolis.agent.manifest_update import enter_cell
 from coriolis.errors import Conflict, Corrupt, InvalidInput, StaleGeneration
 from coriolis.model.resource import Volume
 from coriolis.providers.base import BlockWriter
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
-from coriolis.transfer.cells import CELL_BYTES, cell_count, cell_length
+from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, cell_length, complement, merge_runs
 from coriolis.transfer.codec import cell_digest, decode, encode, nonzero_blocks
 from coriolis.transfer.journal import Opening, Sealed
 from coriolis.transfer.manifest import decode_manifest, encode_manifest
@@ -55,6 +56,8 @@ class SinkDisk:
         self._receiver: Receiver | None = None
         self._flush_lock = asyncio.Lock()
         self._lanes: set[asyncio.Queue[bytes | None]] = set()
+        self._compare_first = False
+        self._journalled: list[Run] = []
 
     @property
     def receiver(self) -> Receiver:
@@ -77,7 +80,9 @@ class SinkDisk:
         if request.size_bytes > self._volume.size_bytes:
             raise InvalidInput(f"disk of {request.size_bytes} bytes, volume of {self._volume.size_bytes} bytes")
         before = self._journal.state
-        first_ever = before.opening is None and not (self._journal.lost and self.generation > 1)
+        # An empty journal alone proves nothing: it may be damaged, or another agent may have written meanwhile. The
+        # first generation of the first pass cannot have been preceded by any writer.
+        first_ever = before.opening is None and self.generation == 1
         fresh = first_ever and self.pass_number == 1 and self._volume.fresh_is_zero
         if self._receiver is None:
             opening = Opening(
@@ -94,6 +99,7 @@ class SinkDisk:
             ) == (request.pass_number, request.snapshot_identity)
             table = self._journal.open_attempt(opening)
             self._receiver = Receiver(request.size_bytes, self.generation, table, unwritten_is_zero=fresh)
+            self._journalled = table.known_runs()
             self._compare_first = not same_pass and not fresh and self.pass_number == 1
         runs = [pb.CellRange(first=run.first, count=run.count) for run in self._receiver.table.known_runs()]
         return pb.OpenDiskResponse(
@@ -108,7 +114,7 @@ class SinkDisk:
     def add_lane(self) -> asyncio.Queue[bytes | None]:
         """Acks for a new Push stream; begins with what is durable, since a lost lane may have missed it."""
         lane: asyncio.Queue[bytes | None] = asyncio.Queue()
-        for message in self.receiver.durable_acks(self.receiver.table.known_runs()):
+        for message in self.receiver.durable_acks(self._journalled):
             lane.put_nowait(message)
         self._lanes.add(lane)
         return lane
@@ -145,6 +151,7 @@ class SinkDisk:
             except BaseException:
                 self.receiver.flush_failed(batch)
                 raise
+            self._journalled = merge_runs([*self._journalled, *runs])
             for message in self.receiver.durable_acks(runs):
                 for lane in self._lanes:
                     lane.put_nowait(message)
@@ -190,7 +197,7 @@ class SinkDisk:
         await self.flush()
         await self._writer.flush()
         self.receiver.check_seal(request.data_cells, request.zero_cells, request.aggregate_digest)
-        manifest = self._merged_manifest()
+        manifest = await self._merged_manifest()
         content = encode_manifest(self._transfer_id, self.disk_id, manifest)
         await asyncio.to_thread(self._manifest_path.parent.mkdir, parents=True, exist_ok=True)
         await asyncio.to_thread(write_durably, self._manifest_path, content)
@@ -199,16 +206,31 @@ class SinkDisk:
         self.sealed.set()
         return pb.SealDiskResponse(manifest_digest=self.manifest_digest, written_bytes=self.receiver.written_bytes)
 
-    def _merged_manifest(self) -> CellTable:
+    async def _merged_manifest(self) -> CellTable:
         """The manifest of the passes before, overwritten by this one's cells."""
         manifest = CellTable(self.receiver.size_bytes)
-        if self.pass_number > 1:
-            _, before = decode_manifest(self._manifest_path.read_bytes())
-            if before.size_bytes != self.receiver.size_bytes:
-                raise Conflict(f"disk {self.disk_id} changed its size between passes")
-            manifest = before
+        earlier = await asyncio.to_thread(self._earlier_manifest)
+        if earlier is not None:
+            manifest.merge(earlier)
         manifest.merge(self.receiver.table)
-        unknown = cell_count(manifest.size_bytes) - sum(run.count for run in manifest.known_runs())
-        if unknown:
-            raise Corrupt(f"{unknown} cells of disk {self.disk_id} were never covered by any pass")
+        unknown = complement(manifest.known_runs(), cell_count(manifest.size_bytes))
+        if unknown and self.pass_number == 1:
+            raise Corrupt(f"{sum(run.count for run in unknown)} cells of disk {self.disk_id} were never covered")
+        for run in unknown:
+            # an earlier pass sealed them, only the list of their digests is lost with an agent's state
+            for cell in range(run.first, run.end):
+                await enter_cell(manifest, cell, self._writer)
         return manifest
+
+    def _earlier_manifest(self) -> CellTable | None:
+        """What the pass before sealed; None for the first pass, and when this agent's state was lost."""
+        if self.pass_number == 1:
+            return None
+        try:
+            _, before = decode_manifest(self._manifest_path.read_bytes())
+        except (FileNotFoundError, Corrupt) as lost:
+            log.warning("manifest lost, the volume is read again", disk=self.disk_id, reason=str(lost))
+            return None
+        if before.size_bytes != self.receiver.size_bytes:
+            raise Conflict(f"disk {self.disk_id} changed its size between passes")
+        return before

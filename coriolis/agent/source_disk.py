@@ -12,7 +12,7 @@ import structlog
 
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.listener import DISK_KEY, GENERATION_KEY, PUSH_METHOD
-from coriolis.errors import CoriolisError, TimedOut, Unavailable
+from coriolis.errors import CoriolisError, Corrupt, TimedOut, Unavailable
 from coriolis.providers.base import BlockReader
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2_grpc
@@ -75,6 +75,8 @@ class SourceDisk:
         async with self._open_lane() as control:
             stub = transfer_pb2_grpc.TransferServiceStub(control)
             opened = await self._open(stub)
+            if opened.window_bytes < CELL_BYTES:
+                raise Corrupt(f"the sink offers a window of {opened.window_bytes} bytes, which fits no cell")
             table = self._open_journal()
             sender = Sender(
                 self.what.size_bytes,
@@ -124,7 +126,9 @@ class SourceDisk:
     ) -> None:
         """Durable there and recorded here: skip. Known on one side only, or nothing known for sure: compare."""
         cells = ours.cells
-        theirs = [Run(run.first, run.count) for run in opened.durable if run.first + run.count <= cells]
+        # what a sink says is only ever used to narrow the plan; runs that cannot be say nothing
+        said = [Run(run.first, run.count) for run in opened.durable if 0 < run.count <= cells - run.first]
+        theirs = merge_runs(said)
         mine = ours.known_runs()
         both = intersect_runs(mine, theirs)
         sender.skip(ours, both)
@@ -179,7 +183,8 @@ class SourceDisk:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(1)
-            if sender.in_flight_bytes and loop.time() - self._last_ack > STALL_S:
+            waiting = sender.in_flight_bytes or sender.undurable_sent_bytes
+            if waiting and loop.time() - self._last_ack > STALL_S:
                 raise TimedOut(f"disk {self.what.disk_id}: no acknowledgement for {STALL_S:.0f} s")
 
     async def _record_durable(self, sender: Sender) -> None:
@@ -238,7 +243,10 @@ class SourceDisk:
                 frame = sender.read_done(work.cell, data, number)
             else:
                 frame = sender.zero_frame(work.run, number)
-            await call.write(encode(frame))
+            try:
+                await call.write(encode(frame))
+            except asyncio.InvalidStateError:
+                return  # the stream has ended: who reads the acks learns why
         self._wake()
         await call.done_writing()
 
@@ -250,6 +258,8 @@ class SourceDisk:
                 if ack.kind.name == "DURABLE" and ack.generation == self.what.generation:
                     self._journal_tasks.append(Run(ack.cell, ack.count))
             self._wake()
+        if not sender.exhausted:
+            raise Unavailable("the sink ended a lane before everything was received")
 
     def _wake(self) -> None:
         self._changed.set()

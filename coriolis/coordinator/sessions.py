@@ -166,11 +166,16 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         session = self._open(hello.agent, identity)
         try:
             session.send(pb.SessionResponse(welcome=pb.Welcome(epoch=self.epoch, coordinator_id=self._coordinator_id)))
-            async with asyncio.TaskGroup() as group:
-                reader = group.create_task(self._read(session, hello, request_iterator))
+            # no TaskGroup around a yield: it would cancel gRPC's own task, and the reason would never reach the agent
+            reader = asyncio.create_task(self._read(session, hello, request_iterator))
+            try:
                 while (message := await session.outbound.get()) is not None:
                     yield message
+                if reader.done():
+                    reader.result()
+            finally:
                 reader.cancel()
+                await asyncio.wait([reader])
         finally:
             self._close(session)
 

@@ -178,9 +178,14 @@ class Sender:
         self._undurable[cell] = cost
 
     def on_ack(self, ack: Frame) -> None:
-        """Take a RECEIVED, DURABLE or REJECTED. Acks of another generation are ignored; Corrupt after 5 rejects."""
+        """Take a RECEIVED, DURABLE or REJECTED. Acks of another generation are ignored.
+
+        Raises Corrupt after 5 rejects of a cell, and for cells that the disk does not have.
+        """
         if ack.generation != self.generation:
             return
+        if ack.count < 1 or ack.count > self.sent.cells - ack.cell:
+            raise Corrupt(f"the sink acknowledges cells {ack.cell}+{ack.count}, the disk has {self.sent.cells}")
         if ack.kind is FrameKind.RECEIVED:
             self._landed(ack.cell)
         elif ack.kind is FrameKind.DURABLE:

@@ -165,7 +165,7 @@ class PassMachine(RuleBasedStateMachine):
         self.volume.flush()
         self.touched.clear()
         if crash_before_journal and self.rng.random() < 0.2:
-            self._crash()
+            self.power_cut()
             return
         runs = self.receiver.make_durable(batch)
         self.sink_journal += range_records(self.receiver.table, runs)
@@ -182,9 +182,9 @@ class PassMachine(RuleBasedStateMachine):
     @rule()
     def crash_sink(self) -> None:
         if self.rng.random() < 0.3:
-            self._crash()
+            self.power_cut()
 
-    def _crash(self) -> None:
+    def power_cut(self) -> None:
         self.volume.power_cut(self.rng, self.touched)
         self.touched.clear()
         old = self.wire
