@@ -10,6 +10,7 @@ import pytest
 from coriolis_client import Client, DiskProgressed, Endpoint, StateChanged, SyncClient, TaskChanged
 
 from coriolis.errors import Conflict, InvalidInput, NotFound, Unavailable
+from coriolis.rpc import leader
 from coriolis.security.pki import issue
 from tests.api.fake_coordinator import FakeCoordinator, FakeMesh
 from tests.api.stack import DOMAIN, fake_mesh
@@ -67,6 +68,33 @@ async def test_watch_goes_on_across_leaders(mesh: Mesh, tmp_path: Path) -> None:
                 shared.move(made.id, "COMPLETED")
         assert kinds == [StateChanged, TaskChanged, TaskChanged, DiskProgressed] * 2 + [StateChanged]
         assert (await client.get(made.id)).status == "COMPLETED"
+
+
+async def test_a_silent_stream_of_a_deposed_leader_is_left(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader, "IDLE_CHECK_S", 0.2)
+    shared, (first, second) = mesh
+    async with Client(addresses(mesh), tmp_path / "client") as client:
+        made = await client.create(origin=ORIGIN, destination=DESTINATION, instances=["vm-01"])
+        kinds = []
+        async for event in client.watch(made.id):
+            kinds.append(type(event))
+            if len(kinds) == 4:
+                # as a partitioned leader does: its stream stays open and says nothing more
+                shared.leader, shared.epoch = second, shared.epoch + 1
+                shared.migrations[made.id].status = "COMPLETED"
+        assert kinds[4:6] == [StateChanged]
+        assert first.calls.count("WatchMigration") == second.calls.count("WatchMigration") == 1
+
+
+async def test_a_renewed_certificate_is_used(mesh: Mesh, tmp_path: Path) -> None:
+    async with Client(addresses(mesh), tmp_path / "client") as client:
+        assert [one async for one in client.list()] == []
+        (tmp_path / "client" / "cert.pem").unlink()
+        issue(tmp_path / "ca", tmp_path / "client", f"spiffe://{DOMAIN}/client/{PROJECT}/renewed")
+        await client.create(origin=ORIGIN, destination=DESTINATION, instances=["vm-01"])
+        assert len(mesh[0].created) == 1
 
 
 async def test_projects_are_apart(mesh: Mesh, tmp_path: Path) -> None:
