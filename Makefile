@@ -51,8 +51,8 @@ $(STUBS): $(PROTOS) tools/generate_stubs.py $(VENV)/.made
 	$(PY) tools/generate_stubs.py
 	touch $@
 
+# `npm install`, not `npm ci`: that insists on optional packages of other platforms, which not every mirror carries
 $(BUF): package.json package-lock.json | system
-	# not `npm ci`: it insists on optional packages of other platforms, which not every mirror carries
 	npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error
 	touch -c $@
 
