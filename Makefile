@@ -92,6 +92,10 @@ api: setup ## REST, the published client, the CLI
 lab: setup ## only tests that need root and real guests
 	$(PYTEST) -m lab $(SUITES)
 
+.PHONY: guests
+guests: setup ## the real guests that CI leaves out: UEFI and LVM
+	$(PYTEST) -m full $(SUITES)
+
 .PHONY: fault-quick
 fault-quick: CORIOLIS_FAULT_RUNS = 10
 fault-quick: setup ## kill and pause real processes, 10 times each
