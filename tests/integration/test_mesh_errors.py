@@ -48,7 +48,7 @@ def failures(migration: job_pb2.Migration) -> str:
 
 
 async def failed(mesh: Mesh, request: job_pb2.CreateMigrationRequest) -> job_pb2.Migration:
-    migration = await mesh.wait(await mesh.migrate(request))
+    migration = await mesh.wait(await mesh.migrate(request), timeout_s=12)
     assert migration.status == "ERROR", summary(migration)
     assert not migration.residue, summary(migration)
     return migration
