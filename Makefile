@@ -51,8 +51,9 @@ $(STUBS): $(PROTOS) tools/generate_stubs.py $(VENV)/.made
 	$(PY) tools/generate_stubs.py
 	touch $@
 
+# `npm install`, not `npm ci`: that insists on optional packages of other platforms, which not every mirror carries
 $(BUF): package.json package-lock.json | system
-	npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
+	npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error
 	touch -c $@
 
 # ---- run it -------------------------------------------------------------------------------------------------------
@@ -91,6 +92,10 @@ api: setup ## REST, the published client, the CLI
 lab: setup ## only tests that need root and real guests
 	$(PYTEST) -m lab $(SUITES)
 
+.PHONY: guests
+guests: setup ## the real guests that CI leaves out: UEFI and LVM
+	$(PYTEST) -m full $(SUITES)
+
 .PHONY: fault-quick
 fault-quick: CORIOLIS_FAULT_RUNS = 10
 fault-quick: setup ## kill and pause real processes, 10 times each
@@ -113,6 +118,7 @@ lint: setup ## ruff, shell scripts
 .PHONY: types
 types: setup ## mypy --strict
 	$(VENV)/bin/mypy
+	MYPYPATH=clients/python $(VENV)/bin/mypy -p coriolis_client
 
 .PHONY: protos
 protos: setup $(BUF) ## buf lint

@@ -86,7 +86,7 @@ def load_config(
     for field in msgspec.structs.fields(kind):
         text = environ.get(PREFIX + field.name.upper())
         if text is not None:
-            values[field.name] = _from_text(field.type, text)
+            values[field.name] = _from_text(field.name, field.type, text)
     endpoints = environ.get(PREFIX + "ETCD_ENDPOINTS")
     if endpoints:
         values["etcd"] = {**values.get("etcd", {}), "endpoints": endpoints.split(",")}
@@ -108,8 +108,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidInput(f"{path} is not TOML: {broken}") from broken
 
 
-def _from_text(kind: Any, text: str) -> Any:
-    return [part for part in text.split(",") if part] if kind == list[str] else text
+def _from_text(name: str, kind: Any, text: str) -> Any:
+    if kind == list[str]:
+        return [part for part in text.split(",") if part]
+    try:
+        # a variable is always text: numbers and booleans are read from it
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as wrong:
+        raise InvalidInput(f"{PREFIX}{name.upper()}: {wrong}") from wrong
 
 
 def default_id(prefix: str) -> str:

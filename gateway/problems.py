@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
+from starlette.responses import JSONResponse
 
 from coriolis.errors import CoriolisError, InvalidInput
 
@@ -32,10 +32,8 @@ RESOURCE_NOT_FOUND = "NotFound: The resource could not be found."
 UNEXPECTED = "An unexpected error happened in the gateway; its log has the details under the request id."
 
 
-class Json(Response):
+class Json(JSONResponse):
     """JSON made by msgspec: strict, and fast enough for long lists."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return msgspec.json.encode(content)

@@ -36,8 +36,8 @@ def main() -> int:
             f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",
             f"--python_out={OUT}",
             f"--grpc_python_out={OUT}",
-            f"--mypy_out={OUT}",
-            f"--mypy_grpc_out={OUT}",
+            f"--mypy_out=quiet:{OUT}",
+            f"--mypy_grpc_out=quiet:{OUT}",
             *protos,
         ]
     )

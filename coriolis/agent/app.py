@@ -11,10 +11,10 @@ import msgspec
 import structlog
 
 from coriolis import __version__
-from coriolis.agent.assignment import Workplace
 from coriolis.agent.journal import FenceJournal
 from coriolis.agent.session import ControlSession
 from coriolis.agent.supervisor import Supervisor
+from coriolis.agent.workplace import Workplace
 from coriolis.config import AgentConfig, OfferConfig, default_id
 from coriolis.coordinator import keys
 from coriolis.coordinator.leadership import leader_changes

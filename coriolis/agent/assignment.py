@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -12,8 +11,8 @@ from coriolis.model.machine import MachineSpec, from_document
 from coriolis.model.resource import Tag, Volume
 
 if TYPE_CHECKING:  # task_state, which is pure, imports this module
+    from coriolis.agent.workplace import Workplace
     from coriolis.rpc.gen.coriolis.v1 import types_pb2
-    from coriolis.rpc.tls import TlsFiles
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -66,25 +65,6 @@ class Assignment(msgspec.Struct, frozen=True):
 
     def snapshot_name(self, pass_number: int) -> str:
         return self.name(f"pass-{pass_number}")
-
-
-class Workplace(msgspec.Struct, frozen=True):
-    """Where a task runs. ``state_dir`` is the agent's own, ``bind_host`` and ``advertise_host`` for data listeners."""
-
-    agent_id: str
-    state_dir: Path
-    tls: TlsFiles
-    bind_host: str = "127.0.0.1"
-    advertise_host: str = "127.0.0.1"
-    read_limit_bytes_per_s: int = 0
-
-    def transfer_dir(self, assignment: Assignment) -> Path:
-        """Journals, conversion state of one machine; gone after the job."""
-        return self.state_dir / "transfers" / assignment.migration_id / str(assignment.instance_index)
-
-    def manifest_dir(self, migration_id: str, instance_index: int) -> Path:
-        """Manifests of one machine's sealed disks; kept for verification."""
-        return self.state_dir / "manifests" / migration_id / str(instance_index)
 
 
 class TaskContext(Protocol):

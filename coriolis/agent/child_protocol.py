@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from coriolis.agent.assignment import Assignment, Workplace
+from coriolis.agent.assignment import Assignment
+from coriolis.agent.workplace import Workplace
 
 MAX_LINE_BYTES = 8 << 20
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from coriolis.agent.assignment import Assignment, Workplace
+from coriolis.agent.assignment import Assignment
 from coriolis.agent.child_protocol import (
     MAX_LINE_BYTES,
     Call,
@@ -38,6 +38,7 @@ from coriolis.agent.task_state import (
     on_exit,
     on_withdraw,
 )
+from coriolis.agent.workplace import Workplace
 from coriolis.clock import SystemClock, wire_time
 from coriolis.errors import CoriolisError
 from coriolis.ids import new_id

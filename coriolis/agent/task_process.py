@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from coriolis.agent.assignment import Assignment, Workplace
+from coriolis.agent.assignment import Assignment
 from coriolis.agent.child_protocol import (
     MAX_LINE_BYTES,
     Call,
@@ -28,6 +28,7 @@ from coriolis.agent.child_protocol import (
     encode_line,
 )
 from coriolis.agent.tasks import task_function
+from coriolis.agent.workplace import Workplace
 from coriolis.errors import CoriolisError, Unavailable, from_code
 from coriolis.observability.logging import configure_logging, log_context
 from coriolis.rpc.gen.coriolis.v1 import types_pb2

@@ -16,6 +16,8 @@ from coriolis.cli.rest import Api
 Document = dict[str, Any]
 
 ENDS = {"COMPLETED": Exit.OK, "ERROR": Exit.MIGRATION_ERROR, "CANCELED": Exit.MIGRATION_CANCELED}
+TOLD = frozenset({"RUNNING", "COMPLETED", "ERROR", "CANCELLING", "CANCELED"})
+"""Statuses worth a line; tasks pass the others in moments."""
 RECONNECT_FIRST_S = 1.0
 RECONNECT_MOST_S = 10.0
 RECONNECT_GIVE_UP_S = 300.0
@@ -59,16 +61,19 @@ class Display:
                 self._show_disk(document)
 
     def _show_task(self, task: Document) -> None:
-        if (task["id"], task["status"]) not in self._said:
+        if task["status"] in TOLD and (task["id"], task["status"]) not in self._said:
             self._said.add((task["id"], task["status"]))
             self._say(task["instance"], f"{task['task_type']} {task['status']}", STYLES.get(task["status"], ""))
-            if task["exception_details"]:
-                self._say(task["instance"], task["exception_details"], "red")
+        told = {event["message"] for event in task["events"]}
         for event in task["events"]:
             if (event["id"], "") not in self._said:
                 self._said.add((event["id"], ""))
                 style = {"ERROR": "red", "WARNING": "yellow"}.get(event["level"], "")
                 self._say(task["instance"], event["message"], style)
+        failure = task["exception_details"]
+        if failure and failure not in told and (task["id"], failure) not in self._said:
+            self._said.add((task["id"], failure))
+            self._say(task["instance"], failure, "red")
 
     def _show_disk(self, disk: Document) -> None:
         key = (disk["task_id"], disk["disk_id"])

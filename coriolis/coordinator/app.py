@@ -185,4 +185,5 @@ class Coordinator:
             self._gate.close()
             self._driver = None
             sessions.close()
+            board.end_all_watchers()
             log.info("no longer leading", epoch=term.epoch)

@@ -100,6 +100,11 @@ class ProgressBoard:
         for watcher in self._watchers.get(migration_id, ()):
             watcher.end()
 
+    def end_all_watchers(self) -> None:
+        """The term is over: whoever watches asks the next leader."""
+        for migration_id in self._watchers:
+            self.end_watchers(migration_id)
+
     @contextmanager
     def watching(self, migration_id: str) -> Iterator[Watcher]:
         """Subscribe for the time of the context; yields the Watcher."""

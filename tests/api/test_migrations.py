@@ -86,7 +86,8 @@ def test_lists_page_and_filter(stack: Stack) -> None:
             seen += [one["id"] for one in page["migrations"]]
             url = page.get("migrations_links", [{"href": ""}])[0]["href"]
         assert seen[:25] == ids
-        assert client.get("/migrations?status=COMPLETED").json() == {"migrations": []}
+        completed = client.get("/migrations?status=COMPLETED").json()["migrations"]
+        assert not {one["id"] for one in completed} & set(ids)
         assert client.get("/migrations?status=DEADLOCKED").json() == {"migrations": []}
         assert client.get("/migrations?status=RUNNING&sort_key=created_at&sort_dir=desc&limit=2").status_code == 200
         for wrong in ("limit=0", "limit=x", "marker=1", "status=BROKEN", "sort_key=notes", "sort_dir=asc"):

@@ -148,6 +148,7 @@ def test_killed_at_every_stage_it_ends_with_a_machine_that_boots(tmp_path: Path,
     disks.boots("vmware")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("variant", ["uefi", "lvm"])
 def test_other_layouts_boot(tmp_path: Path, state_dir: Path, variant: str) -> None:
     disks = Disks(variant, tmp_path, state_dir)

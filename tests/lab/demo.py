@@ -298,6 +298,8 @@ def _run(demo: Demo, view: View) -> tuple[int, str]:
         return 130, ""
     except (DemoFailed, lab.GuestFailed, OSError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError) as failed:
         view.say(f"the demo failed: {failed}", "red")
+        if (log := work / "up.log").exists():
+            view.say(f"coriolis up said last:\n{_tail(log, LOG_TAIL_LINES)}")
         demo.stop()
         _drop_disks(work)
         view.say(f"logs: {work}/up.log, {work}/mesh/log/*.log, {work}/[ab]/log, consoles in {work}/[ab]/console")

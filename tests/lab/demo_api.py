@@ -16,6 +16,7 @@ REQUEST_TIMEOUT_S = 30.0
 SILENCE_S = 60.0
 """The event stream says something, at least a comment, every 15 s."""
 RETRY_PAUSE_S = 1.0
+MAX_DOWN_S = 60.0
 
 
 def read_openrc(path: Path) -> dict[str, str]:
@@ -28,6 +29,7 @@ class Api:
     """A session with a token of the project that ``openrc`` names."""
 
     def __init__(self, openrc: dict[str, str]) -> None:
+        self._answered = time.monotonic()
         # a proxy of the environment has no business between this process and loopback
         self._http = httpx.Client(timeout=REQUEST_TIMEOUT_S, trust_env=False)
         domain = {"name": openrc["OS_USER_DOMAIN_NAME"]}
@@ -54,13 +56,16 @@ class Api:
         answer = self._http.get(f"{self.migrations_url}/{migration_id}")
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()["migration"]
+        self._answered = time.monotonic()
         return found
 
     def follow(self, migration_id: str, timeout_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
         """Events until the migration is terminal; a broken stream is opened again. Raises TimeoutError."""
         deadline = time.monotonic() + timeout_s
-        while self.show(migration_id)["status"] not in TERMINAL:
+        while True:
             try:
+                if self.show(migration_id)["status"] in TERMINAL:
+                    return
                 for kind, document in self._events(migration_id):
                     yield kind, document
                     if kind == "state" and document["status"] in TERMINAL:
@@ -68,9 +73,14 @@ class Api:
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"migration {migration_id} has not ended after {timeout_s:.0f} s")
             except httpx.HTTPError:
-                if time.monotonic() > deadline:
+                # a gateway that restarts, an election, a token that ended its stream
+                if time.monotonic() > deadline or self._down_for() > MAX_DOWN_S:
                     raise
             time.sleep(RETRY_PAUSE_S)
+
+    def _down_for(self) -> float:
+        """Seconds since the API last answered."""
+        return time.monotonic() - self._answered
 
     def _events(self, migration_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         url = f"{self.migrations_url}/{migration_id}/events"
@@ -82,4 +92,5 @@ class Api:
                 if name == "event":
                     kind = value.strip()
                 elif name == "data":
+                    self._answered = time.monotonic()
                     yield kind, json.loads(value)

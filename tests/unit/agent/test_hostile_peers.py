@@ -111,7 +111,9 @@ def test_malformed_frames_are_refused_and_never_written(
     assert frame.cell + frame.count <= 3
     if frame.kind is FrameKind.DATA and isinstance(case, list):
         # what was accepted is the cell that was sent: only bits without a meaning had been flipped
-        assert {position for position, _ in case} <= {*MASKED_HEADER, 6, 7} or message == GOOD
+        # (flips of one byte may cancel each other out, so the bytes are compared, not the flips)
+        changed = {position for position, byte in enumerate(message) if byte != GOOD[position]}
+        assert changed <= {*MASKED_HEADER, 6, 7}
 
 
 def test_good_frames_of_the_same_shape_are_written(victim: tuple[SinkDisk, MemoryVolume]) -> None:

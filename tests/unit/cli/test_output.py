@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -153,3 +154,9 @@ def test_bad_flags_name_themselves(tmp_path: Any) -> None:
 
 def test_an_account_hides_its_password() -> None:
     assert "sesame" not in repr(Account("http://x", "u", "open sesame", "p"))
+
+
+def test_the_documented_exit_codes_are_the_real_ones() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "cli.md").read_text()
+    for code, meaning in MEANING.items():
+        assert f"| {code.value} | {meaning} |" in text

@@ -13,12 +13,9 @@ def uuid_of(device: str) -> str | None:
 
 
 def test_fstab_keeps_everything_but_the_names() -> None:
-    old = (
-        "# /dev/sda1 was the root\n/dev/sda1\t/ ext4 defaults 0 1\n  /dev/sda2 none swap sw\nUUID=x /x ext4\n"
-    )
+    old = "# /dev/sda1 was the root\n/dev/sda1\t/ ext4 defaults 0 1\n  /dev/sda2 none swap sw\nUUID=x /x ext4\n"
     new = (
-        "# /dev/sda1 was the root\nUUID=1111-1111\t/ ext4 defaults 0 1\n"
-        "  UUID=2222-2222 none swap sw\nUUID=x /x ext4\n"
+        "# /dev/sda1 was the root\nUUID=1111-1111\t/ ext4 defaults 0 1\n  UUID=2222-2222 none swap sw\nUUID=x /x ext4\n"
     )
     assert bootfiles.fstab_by_uuid(old, uuid_of) == new
 

@@ -73,16 +73,13 @@ def test_a_hostile_record_truncates_nothing_else(guest: DirectoryGuest) -> None:
     guest.write("/etc/shadow", b"x" * 300)
     guest.write(
         "/var/lib/coriolis/conversion.json",
-        b'{"/etc/shadow": {"old_size": 200, "added": 100},'
-        b' "/boot/../etc/shadow": {"old_size": 200, "added": 100}}',
+        b'{"/etc/shadow": {"old_size": 200, "added": 100}, "/boot/../etc/shadow": {"old_size": 200, "added": 100}}',
     )
     run(guest)
     assert guest.size("/etc/shadow") == 300
 
 
-@pytest.mark.parametrize(
-    "record", [b"[]", b"{}", b"\xff", b'{"a": 1}', b'{"a": {"old_size": null, "added": 1}}']
-)
+@pytest.mark.parametrize("record", [b"[]", b"{}", b"\xff", b'{"a": 1}', b'{"a": {"old_size": null, "added": 1}}'])
 def test_an_unreadable_record_is_no_obstacle(guest: DirectoryGuest, record: bytes) -> None:
     guest.write("/var/lib/coriolis/conversion.json", record)
     assert run(guest)[0].kernel_versions == (VERSION,)
@@ -176,9 +173,7 @@ def test_verification_notices_damage(guest: DirectoryGuest, damage: str) -> None
     elif damage == "archive":
         guest.write_at(INITRD, one.old_size + one.added // 2, b"\xff" * 16)
     elif damage == "alignment":
-        guest.write_at(
-            INITRD, one.old_size, added.lstrip(b"\0") + bytes(len(added) - len(added.lstrip(b"\0")))
-        )
+        guest.write_at(INITRD, one.old_size, added.lstrip(b"\0") + bytes(len(added) - len(added.lstrip(b"\0"))))
     else:
         archive = initramfs.archive_in(added).replace(b"modules.alias.bin", b"modules.other.bin")
         again = initramfs.appendix(one.old_size, "zstd", archive, use_gzip=True)

@@ -72,9 +72,7 @@ async def run(
     request: ConversionRequest = REQUEST,
     replica: MemoryVolume | None = None,
 ) -> ConversionResult:
-    return await convert(
-        request, [replica or MemoryVolume(OLD)], [volume], work_dir, lambda _: None, settings=TCG
-    )
+    return await convert(request, [replica or MemoryVolume(OLD)], [volume], work_dir, lambda _: None, settings=TCG)
 
 
 async def test_the_volume_gets_the_difference_and_the_replica_stays(worker: Worker, tmp_path: Path) -> None:

@@ -96,9 +96,7 @@ def test_bad_extents_are_refused(extents: tuple[DeltaExtent, ...]) -> None:
 
 def test_the_limit_is_two_gib_of_data_but_not_of_zeroes() -> None:
     disk = 1 << 42
-    delta.check(
-        DeltaHeader(0, disk, "x", (DeltaExtent(0, 2 << 30, False), DeltaExtent(3 << 30, 9 << 30, True)))
-    )
+    delta.check(DeltaHeader(0, disk, "x", (DeltaExtent(0, 2 << 30, False), DeltaExtent(3 << 30, 9 << 30, True))))
     with pytest.raises(QuotaExceeded, match="2147483649 bytes in 1 extents"):
         delta.check(DeltaHeader(0, disk, "x", (DeltaExtent(0, (2 << 30) + 1, False),)))
 

@@ -70,9 +70,7 @@ def test_lz4_frames_of_literals(length: int) -> None:
 @pytest.mark.skipif(shutil.which("lz4") is None, reason="needs lz4")
 def test_the_real_lz4_unpacks_the_frame() -> None:
     data = archive()
-    done = subprocess.run(
-        ["lz4", "-dc"], input=initramfs.lz4_legacy_frame(data), capture_output=True, check=True
-    )
+    done = subprocess.run(["lz4", "-dc"], input=initramfs.lz4_legacy_frame(data), capture_output=True, check=True)
     assert done.stdout == data
 
 

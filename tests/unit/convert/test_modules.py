@@ -5,9 +5,7 @@ import pytest
 from coriolis.convert.linux.modules import closure, module_name, parse_builtin, parse_dep
 from coriolis.errors import Corrupt
 
-DEP = parse_dep(
-    "k/virtio_blk.ko: k/virtio.ko k/virtio_ring.ko\nk/virtio.ko:\nk/virtio_ring.ko: k/virtio.ko\n"
-)
+DEP = parse_dep("k/virtio_blk.ko: k/virtio.ko k/virtio_ring.ko\nk/virtio.ko:\nk/virtio_ring.ko: k/virtio.ko\n")
 
 
 @pytest.mark.parametrize("path", ["a/virtio-rng.ko", "virtio_rng.ko.xz", "b/virtio-rng.ko.zst"])

@@ -198,9 +198,7 @@ async def test_the_old_way_to_begin(served: tuple[Path, Counters]) -> None:
         b"\0\0\0\3" + (b"IHAVEOPT" + b"\0\0\0\x63" + b"\0\0\0\0") * 100,
     ],
 )
-async def test_hostile_clients_end_only_their_connection(
-    served: tuple[Path, Counters], hostile: bytes
-) -> None:
+async def test_hostile_clients_end_only_their_connection(served: tuple[Path, Counters], hostile: bytes) -> None:
     reader, writer = await asyncio.open_unix_connection(str(served[0]))
     writer.write(hostile)
     writer.write_eof()
@@ -213,9 +211,7 @@ async def test_hostile_clients_end_only_their_connection(
     assert await with_client(served[0], lambda handle: handle.pread(512, 0)) == CONTENT[:512]
 
 
-async def test_a_vanishing_client_does_not_stop_the_export(
-    served: tuple[Path, Counters], volume: MemoryVolume
-) -> None:
+async def test_a_vanishing_client_does_not_stop_the_export(served: tuple[Path, Counters], volume: MemoryVolume) -> None:
     volume.delay_s = 0.2
     _, writer = await asyncio.open_unix_connection(str(served[0]))
     writer.write(nbd_protocol.CLIENT_FLAGS.pack(3) + nbd_protocol.OPTION.pack(b"IHAVEOPT", 1, 4) + b"disk")

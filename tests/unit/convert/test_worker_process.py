@@ -51,9 +51,7 @@ async def test_a_death_tells_the_last_words(monkeypatch: pytest.MonkeyPatch, tmp
     "script",
     ["print('no json')", "print('x' * 200000)", '[print(\'{"event": "x"}\') for _ in range(20000)]'],
 )
-async def test_nonsense_and_floods_are_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
-) -> None:
+async def test_nonsense_and_floods_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
     play(monkeypatch, tmp_path, script)
     with pytest.raises(Corrupt):
         await run_worker({}, lambda _: None, run_dir=tmp_path, timeout_s=30)
@@ -92,9 +90,7 @@ async def test_a_cancelled_worker_leaves_no_process(monkeypatch: pytest.MonkeyPa
     await gone(child)
 
 
-async def test_a_worker_out_of_time_leaves_no_process(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_a_worker_out_of_time_leaves_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     play(monkeypatch, tmp_path, SLEEPER.format(tmp_path / "child"))
     with pytest.raises(TimedOut, match="within 2 s"):
         await run_worker({}, print, run_dir=tmp_path, timeout_s=2)

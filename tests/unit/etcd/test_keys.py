@@ -8,9 +8,7 @@ from coriolis.coordinator import keys
 from coriolis.coordinator.keys import JobKey
 from coriolis.errors import InvalidInput
 
-_PARTS = st.text(min_size=1, max_size=255).filter(
-    lambda text: text.encode("utf-8", "ignore").decode() == text
-)
+_PARTS = st.text(min_size=1, max_size=255).filter(lambda text: text.encode("utf-8", "ignore").decode() == text)
 
 
 @given(_PARTS, _PARTS, st.integers(0, 10_000))

@@ -78,7 +78,8 @@ def test_an_accepted_set_leaves_no_moment_with_two_writers(t: Timeouts) -> None:
         return
     validate(t)
     last_write_ends = t.leader_step_down_s + t.leader_write_timeout_s
-    assert 0 < t.leader_keepalive_s < t.leader_step_down_s < last_write_ends < t.leader_ttl_s
+    # (a write time-out may be so small that adding it changes nothing)
+    assert 0 < t.leader_keepalive_s < t.leader_step_down_s <= last_write_ends < t.leader_ttl_s
     assert t.leader_keepalive_s + t.leader_keepalive_s <= t.leader_step_down_s
     assert 0 < t.agent_keepalive_s < t.agent_ttl_s / 2
     assert t.leader_ttl_s < t.takeover_bound_s

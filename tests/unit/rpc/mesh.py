@@ -98,10 +98,7 @@ class Echo:
 
 
 POLICY = MethodPolicy(
-    {
-        SERVICE + name: ("agent",)
-        for name in ("Unary", "Collect", "Push", "Count", "Written", "Hang", "Missing")
-    }
+    {SERVICE + name: ("agent",) for name in ("Unary", "Collect", "Push", "Count", "Written", "Hang", "Missing")}
 )
 
 

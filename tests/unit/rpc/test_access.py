@@ -36,9 +36,7 @@ def members(tmp_path: Path) -> Members:
     return Members(tmp_path)
 
 
-async def call(
-    address: str, tls: TlsFiles, method: str = "Unary", request: bytes = b"x", **options: Any
-) -> bytes:
+async def call(address: str, tls: TlsFiles, method: str = "Unary", request: bytes = b"x", **options: Any) -> bytes:
     async with open_channel(address, tls, **options) as channel:
         try:
             answer: bytes = await channel.unary_unary(SERVICE + method)(request, timeout=5)
@@ -65,9 +63,7 @@ async def test_members_reach_each_other_and_the_caller_is_known(members: Members
         {"expected_role": "coordinator"},
     ],
 )
-async def test_a_member_that_is_not_the_one_meant_is_refused(
-    members: Members, options: dict[str, Any]
-) -> None:
+async def test_a_member_that_is_not_the_one_meant_is_refused(members: Members, options: dict[str, Any]) -> None:
     echo = Echo()
     async with serving(members.files("agent", "sink-1"), echo) as address:
         with pytest.raises(Unavailable):

@@ -113,9 +113,7 @@ _SEGMENTS = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", fullmatch=True)
 
 
 @given(st.sampled_from(ROLES), _SEGMENTS, _SEGMENTS)
-def test_identities_survive_the_round_trip_and_differ_in_their_dns_name(
-    role: str, one: str, two: str
-) -> None:
+def test_identities_survive_the_round_trip_and_differ_in_their_dns_name(role: str, one: str, two: str) -> None:
     name = f"{one}/{two}" if role == "client" else one
     parsed = Identity.parse(f"spiffe://lab/{role}/{name}")
     assert Identity.parse(str(parsed)) == parsed

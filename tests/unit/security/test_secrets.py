@@ -67,9 +67,7 @@ async def test_a_secret_belongs_to_its_project(store: FileSecretStore, tmp_path:
         await store.get("p1", first.id)
 
 
-async def test_what_lies_on_disk_is_private_and_cannot_be_moved(
-    store: FileSecretStore, tmp_path: Path
-) -> None:
+async def test_what_lies_on_disk_is_private_and_cannot_be_moved(store: FileSecretStore, tmp_path: Path) -> None:
     mine = await store.put("p1", "name-of-it", b"hunter2-hunter2")
     theirs = await store.put("p2", "n", b"x")
     files = {path.stem: path for path in tmp_path.rglob("*.sealed")}

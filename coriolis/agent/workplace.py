@@ -1,0 +1,29 @@
+"""Where a task runs: directories, key material and addresses of its agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from coriolis.agent.assignment import Assignment
+from coriolis.rpc.tls import TlsFiles
+
+
+class Workplace(msgspec.Struct, frozen=True):
+    """Where a task runs. ``state_dir`` is the agent's own, ``bind_host`` and ``advertise_host`` for data listeners."""
+
+    agent_id: str
+    state_dir: Path
+    tls: TlsFiles
+    bind_host: str = "127.0.0.1"
+    advertise_host: str = "127.0.0.1"
+    read_limit_bytes_per_s: int = 0
+
+    def transfer_dir(self, assignment: Assignment) -> Path:
+        """Journals, conversion state of one machine; gone after the job."""
+        return self.state_dir / "transfers" / assignment.migration_id / str(assignment.instance_index)
+
+    def manifest_dir(self, migration_id: str, instance_index: int) -> Path:
+        """Manifests of one machine's sealed disks; kept for verification."""
+        return self.state_dir / "manifests" / migration_id / str(instance_index)
