@@ -19,8 +19,6 @@ from tests.fault.mesh import PROJECT, ROOT, Mesh, endpoint, summary
 from tests.integration.mesh_calls import Sites, put_secret, watch
 from tests.security.canaries import encodings, hits_in, hits_in_files, hits_in_processes, new_canary
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
 SAMPLE_S = 0.02
 MAX_LOOKS = 3000
 
@@ -78,6 +76,7 @@ class Secrets:
             self.hits += hits_in(type(answer).__name__, answer.SerializeToString(), self.canaries)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("fail", ["", "denied", "crash"])
 @pytest.mark.parametrize("by", ["value", "secret_id"])
 async def test_no_secret_of_a_migration_is_left_or_shown_anywhere(
@@ -86,10 +85,10 @@ async def test_no_secret_of_a_migration_is_left_or_shown_anywhere(
     sites, seen = Sites(tmp_path), Secrets()
     # the positive controls: public texts that must be found, or the search itself is broken
     control = {"notes": new_canary(), "instance": f"vm-{secrets.token_urlsafe(24)}"}
-    for suffix in ("toml",):
-        text = (sites.origin / f"vm.{suffix}").read_text().replace('"vm"', json.dumps(control["instance"]))
-        (sites.origin / f"vm.{suffix}").unlink()
-        (sites.origin / f"{control['instance']}.{suffix}").write_text(text)
+    described = sites.origin / "vm.toml"
+    text = described.read_text().replace('"vm"', json.dumps(control["instance"]))
+    (sites.origin / f"{control['instance']}.toml").write_text(text)
+    described.unlink()
     origin = seen.connection("origin", sites.origin, fail)
     destination = seen.connection("destination", sites.destination)
     if by == "secret_id":
