@@ -19,16 +19,15 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import shlex
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from coriolis.durable_file import replace_file
 from coriolis.errors import Conflict, InvalidInput, NotFound
 from gateway.policy import READERS
 
@@ -194,13 +193,7 @@ def save_users(path: Path, users: Users) -> None:
     is_toml = path.suffix == ".toml"
     content = msgspec.toml.encode(users) if is_toml else msgspec.json.format(msgspec.json.encode(users)) + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    replace_file(path, content)
 
 
 def write_default_users(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from coriolis.agent.fencing import Fence, admit_leader, admit_task
+from coriolis.durable_file import replace_file
 from coriolis.errors import Corrupt
 
 
@@ -39,20 +39,5 @@ class FenceJournal:
     def _store(self, fence: Fence) -> None:
         if fence == self.fence:
             return
-        write_durably(self._path, msgspec.json.encode(fence))
+        replace_file(self._path, msgspec.json.encode(fence))
         self.fence = fence
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace ``path`` so that a crash leaves the old or the new content, never a mix."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

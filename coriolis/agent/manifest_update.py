@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from coriolis.agent.journal import write_durably
+from coriolis.durable_file import replace_file
 from coriolis.providers.base import BlockReader, BlockWriter
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_length
 from coriolis.transfer.codec import cell_digest, nonzero_blocks
@@ -53,7 +53,7 @@ async def update_manifest(path: Path, writer: RecordingWriter) -> None:
     for cell in sorted(writer.touched):
         if cell < table.cells:
             await enter_cell(table, cell, writer)
-    await asyncio.to_thread(write_durably, path, encode_manifest(head.transfer_id, head.disk_id, table))
+    await asyncio.to_thread(replace_file, path, encode_manifest(head.transfer_id, head.disk_id, table))
 
 
 async def enter_cell(table: CellTable, cell: int, reader: BlockReader) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import structlog
 
 from coriolis.agent.disk_journal import DiskJournal
-from coriolis.agent.journal import write_durably
 from coriolis.agent.manifest_update import enter_cell
+from coriolis.durable_file import replace_file
 from coriolis.errors import Conflict, Corrupt, InvalidInput, StaleGeneration
 from coriolis.model.resource import Volume
 from coriolis.providers.base import BlockWriter
@@ -200,7 +200,7 @@ class SinkDisk:
         manifest = await self._merged_manifest()
         content = encode_manifest(self._transfer_id, self.disk_id, manifest)
         await asyncio.to_thread(self._manifest_path.parent.mkdir, parents=True, exist_ok=True)
-        await asyncio.to_thread(write_durably, self._manifest_path, content)
+        await asyncio.to_thread(replace_file, self._manifest_path, content)
         self.manifest_digest = manifest.aggregate_digest()
         self._journal.append_sealed(Sealed(self.pass_number, self.manifest_digest.hex()))
         self.sealed.set()

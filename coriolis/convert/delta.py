@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
+from coriolis.durable_file import sync_directory
 from coriolis.errors import Corrupt, InvalidInput, QuotaExceeded
 from coriolis.providers.base import BlockWriter
 
@@ -89,7 +90,7 @@ def save(path: Path, header: DeltaHeader, payload: Iterable[bytes]) -> Delta:
             f"the delta of {header.data_bytes} bytes cannot be kept in {path.parent}"
         ) from error
     part.replace(path)
-    fsync_directory(path.parent)
+    sync_directory(path.parent)
     return Delta(path, header, len(start), hasher.hexdigest())
 
 
@@ -158,14 +159,5 @@ async def apply(delta: Delta, writer: BlockWriter) -> None:
                 await writer.write_at(extent.offset + start, data)
                 at += length
         await writer.flush()
-    finally:
-        os.close(descriptor)
-
-
-def fsync_directory(path: Path) -> None:
-    """Make renames in ``path`` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

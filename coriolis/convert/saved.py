@@ -7,7 +7,6 @@ that replica: a volume may hold half of the delta, and what is computed over suc
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,9 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from coriolis.convert.delta import Delta, fsync_directory, load
+from coriolis.convert.delta import Delta, load
 from coriolis.convert.request import ConversionRequest, ConversionSummary
+from coriolis.durable_file import replace_file, sync_directory
 from coriolis.errors import Conflict, Corrupt
 
 _MANIFEST = "conversion.json"
@@ -89,18 +89,18 @@ def find(work_dir: Path, request: ConversionRequest) -> Saved | None:
 
 def commit(work_dir: Path, saved: Saved) -> None:
     """Make the conversion the one to apply. Blocking."""
-    _write_durably(work_dir / _MANIFEST, msgspec.json.encode(saved.manifest))
+    replace_file(work_dir / _MANIFEST, msgspec.json.encode(saved.manifest))
 
 
 def mark_applying(work_dir: Path) -> None:
     """Note, before the first write to a volume, that writing begins. Blocking."""
-    _write_durably(work_dir / _APPLYING, b"")
+    replace_file(work_dir / _APPLYING, b"")
 
 
 def discard(work_dir: Path) -> None:
     """Remove what former runs left, manifest first. Blocking."""
     (work_dir / _MANIFEST).unlink(missing_ok=True)
-    fsync_directory(work_dir)
+    sync_directory(work_dir)
     for pattern in (_APPLYING, "*.delta", "*.part", "*.qcow2"):
         for path in work_dir.glob(pattern):
             path.unlink(missing_ok=True)
@@ -113,13 +113,3 @@ def _load_deltas(work_dir: Path, manifest: Manifest) -> tuple[Delta, ...]:
         if (delta.digest, delta.header.disk_index, delta.header.replica_identity) != wanted:
             raise Corrupt(f"{delta.path} belongs to another conversion")
     return deltas
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    fsync_directory(path.parent)

@@ -7,9 +7,7 @@ for its role, one for its exact identity (``coriolis.rpc.identity``), and the ho
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coriolis.clock import Clock, SystemClock
+from coriolis.durable_file import replace_file
 from coriolis.errors import Conflict, CoriolisError, Corrupt, InvalidInput
 from coriolis.rpc.identity import MESH_DNS_NAME, Identity, identity_dns_name, role_dns_name
 from coriolis.rpc.tls import TlsFiles, read_pem
@@ -62,8 +61,8 @@ def create_ca(directory: Path, trust_domain: str, *, days: float = CA_DAYS, cloc
         .sign(key, hashes.SHA256())
     )
     # The key first: a certificate without its key would look like a finished authority.
-    write_atomically(key_path, _key_pem(key), mode=0o600)
-    write_atomically(cert_path, _cert_pem(certificate), mode=0o644)
+    replace_file(key_path, _key_pem(key), mode=0o600)
+    replace_file(cert_path, _cert_pem(certificate), mode=0o644)
     return cert_path
 
 
@@ -97,7 +96,7 @@ def issue(
     names = _names_of(wanted, hosts)
     out_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     files = TlsFiles.in_directory(out_dir)
-    write_atomically(files.ca, _cert_pem(ca_cert), mode=0o644)
+    replace_file(files.ca, _cert_pem(ca_cert), mode=0o644)
     key = _kept_or_new_key(files.key)
     if _still_good(files.cert, key, ca_cert, names, clock.now()):
         return files
@@ -115,7 +114,7 @@ def issue(
         .add_extension(names, critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    write_atomically(files.cert, _cert_pem(certificate), mode=0o644)
+    replace_file(files.cert, _cert_pem(certificate), mode=0o644)
     return files
 
 
@@ -130,26 +129,6 @@ def identity_of(cert_path: Path) -> Identity:
 def needs_renewal(cert_path: Path, clock: Clock = _SYSTEM_CLOCK) -> bool:
     """Whether more than half of the certificate's life is over."""
     return _past_half_life(_load_cert(cert_path), clock.now())
-
-
-def write_atomically(path: Path, content: bytes, *, mode: int) -> None:
-    """Replace ``path`` in one rename, flushed, never readable with a wider mode than ``mode`` in between."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _names_of(identity: Identity, hosts: Sequence[str]) -> x509.SubjectAlternativeName:
@@ -277,5 +256,5 @@ def _kept_or_new_key(path: Path) -> ec.EllipticCurvePrivateKey:
         path.chmod(0o600)
         return _load_key(path)
     key = ec.generate_private_key(ec.SECP256R1())
-    write_atomically(path, _key_pem(key), mode=0o600)
+    replace_file(path, _key_pem(key), mode=0o600)
     return key

@@ -21,9 +21,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from coriolis.clock import Clock, SystemClock
+from coriolis.durable_file import replace_file
 from coriolis.errors import Corrupt, InvalidInput, NotFound, QuotaExceeded
 from coriolis.ids import is_id, new_id
-from coriolis.security.pki import write_atomically
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -163,7 +163,7 @@ class FileSecretStore:
             "payload": base64.b64encode(payload).decode(),
         }
         sealed = self._box.seal(json.dumps(document).encode(), _owner(project_id, record.id))
-        write_atomically(folder / f"{record.id}.sealed", sealed, mode=0o600)
+        replace_file(folder / f"{record.id}.sealed", sealed, mode=0o600)
 
     def _read(self, project_id: str, secret_id: str) -> tuple[SecretRecord, bytes]:
         try:
@@ -201,7 +201,7 @@ def _absent(secret_id: str) -> NotFound:
 def _create_exclusively(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{new_id()}")
-    write_atomically(temporary, content, mode=0o600)
+    replace_file(temporary, content, mode=0o600)
     try:
         os.link(temporary, path)  # unlike a rename this fails if somebody else was first
     except FileExistsError:

@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from coriolis.rpc.gen.coriolis.v1 import job_pb2
 from tests.fault.checkers.history import History
+from tests.fault.checkers.progress import ProgressWatch
 from tests.fault.mesh import Mesh, Process, summary
 from tests.fault.workload import READ_LIMIT, Machine, Site, check_outcome, clear, new_site, until_moving
 
@@ -112,13 +113,15 @@ async def test_kills_at_random_moments(lab: Lab, fault: Fault) -> None:
         rng = random.Random(f"{name}-{seed}")
         machine = Machine(lab.folder / f"{name}-{number}", f"vm-{name}-{number}", seed).build()
         migration_id = await lab.mesh.migrate(machine.request(lab.site))
-        await strike(lab, fault, rng, migration_id)
-        migration = await lab.mesh.wait(migration_id, timeout_s=120)
+        async with ProgressWatch(lab.mesh, migration_id) as progress:
+            await strike(lab, fault, rng, migration_id)
+            migration = await lab.mesh.wait(migration_id, timeout_s=120)
         reproduce = f"CORIOLIS_FAULT_SEED={SEED} CORIOLIS_FAULT_RUNS={RUNS} pytest tests/fault/test_kills.py -k {name}"
         try:
             check_outcome(machine, lab.site, migration)
             check_resent(machine, migration)
             lab.history.check()
+            progress.check()
         except AssertionError as broken:
             raise AssertionError(f"run {number}: {broken}\n{summary(migration)}\nreproduce: {reproduce}") from broken
         clear(lab.site)

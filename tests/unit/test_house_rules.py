@@ -27,7 +27,14 @@ PURE = (
     "coriolis.agent.assignment",
 )
 EFFECTS = ("asyncio", "grpc", "threading", "socket", "subprocess", "time", "random", "httpx")
-GATEWAY_MAY = (*VALUES, "coriolis.rpc", "coriolis.observability", "coriolis.clock", "coriolis.config")
+GATEWAY_MAY = (
+    *VALUES,
+    "coriolis.rpc",
+    "coriolis.observability",
+    "coriolis.clock",
+    "coriolis.config",
+    "coriolis.durable_file",
+)
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from pathlib import Path
 
 import msgspec
 
+from coriolis.durable_file import replace_file
 from coriolis.errors import Conflict, Corrupt, InvalidInput
 from coriolis.model.resource import Tag
 from coriolis.providers.block.os_errors import from_os_error
@@ -52,29 +54,10 @@ def folder(directory: str) -> str:
 
 def write_atomically(path: str, data: bytes) -> None:
     """Replace ``path`` so that after a crash it holds either the old or the new content, durably."""
-    partial = f"{path}.new"  # one name, so that a repeat after a crash leaves nothing behind
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(partial, path)
-        sync_directory(os.path.dirname(path))
+        replace_file(Path(path), data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
         raise from_os_error(error, f"write {path}", os.path.dirname(path)) from error
-
-
-def sync_directory(path: str) -> None:
-    """Make renames and unlinks in ``path`` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_bounded(path: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:

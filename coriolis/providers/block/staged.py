@@ -7,7 +7,9 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+from coriolis.durable_file import sync_directory
 from coriolis.errors import Conflict, InvalidInput, NotFound, QuotaExceeded
 from coriolis.model.resource import ResourceKind, TaggedResource, Volume, VolumeRequest
 from coriolis.providers.base import BlockWriter
@@ -74,7 +76,7 @@ class StagedVolumes:
                 os.unlink(fresh)
             sparse_file(fresh, request.size_bytes)
             os.rename(fresh, path)
-            sidecar.sync_directory(os.path.dirname(path))
+            sync_directory(Path(path).parent)
         return Volume(request.name, request.name, request.size_bytes, True, {"path": path, "format": "raw"})
 
     async def delete_volume(self, volume_id: str) -> None:

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import os
 import shutil
+from pathlib import Path
 
 import msgspec
 
+from coriolis.durable_file import sync_directory
 from coriolis.errors import Conflict, CoriolisError, Corrupt, InvalidInput, NotFound
 from coriolis.ids import is_id
 from coriolis.model.resource import Instance, InstanceRequest, ResourceKind, TaggedResource
@@ -130,13 +132,13 @@ class ImageInstances:
         described = text.render(text.from_request(request, files, networks))
         partial = os.path.join(sidecar.folder(self._directory), f"{request.instance_id}.toml")
         try:
-            sidecar.sync_directory(staging)
+            sync_directory(Path(staging))
             os.rename(staging, self._disks(request.name))
             sidecar.write_atomically(partial, described)
             # A link, unlike a rename, never replaces a file that appeared meanwhile.
             os.link(partial, self._toml(request.name))
             os.unlink(partial)
-            sidecar.sync_directory(self._directory)
+            sync_directory(Path(self._directory))
         except OSError as error:
             raise from_os_error(error, f"publish instance {request.name!r}", self._directory) from error
 

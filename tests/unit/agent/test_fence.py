@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coriolis.agent.fencing import MAX_REMEMBERED_TASKS, Fence, admit_leader, admit_task
-from coriolis.agent.journal import FenceJournal, write_durably
+from coriolis.agent.journal import FenceJournal
+from coriolis.durable_file import replace_file
 from coriolis.errors import Corrupt, StaleEpoch, StaleGeneration
 
 orders = st.lists(st.tuples(st.integers(1, 5), st.sampled_from("ab"), st.integers(1, 5)), max_size=40)
@@ -62,10 +63,10 @@ def test_a_write_that_was_interrupted_leaves_the_old_fence(tmp_path: Path, monke
     journal = FenceJournal(tmp_path)
     journal.admit_leader(7)
 
-    def cut(self: Path, target: Path) -> Path:
+    def cut(source: Path, target: Path) -> None:
         raise OSError("power cut")
 
-    monkeypatch.setattr(Path, "rename", cut)
+    monkeypatch.setattr("os.replace", cut)
     with pytest.raises(OSError, match="power cut"):
         journal.admit_leader(8)
     assert journal.fence.epoch == 7, "not obeyed before it is on disk"
@@ -73,7 +74,7 @@ def test_a_write_that_was_interrupted_leaves_the_old_fence(tmp_path: Path, monke
 
 
 def test_a_damaged_fence_stops_the_agent(tmp_path: Path) -> None:
-    write_durably(tmp_path / "fence.json", b'{"epoch": 7')
+    replace_file(tmp_path / "fence.json", b'{"epoch": 7')
     with pytest.raises(Corrupt, match=r"fence\.json"):
         FenceJournal(tmp_path)
     assert admit_leader(Fence(), 0) == Fence()
