@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import structlog
@@ -31,6 +32,7 @@ from coriolis.agent.tasks import task_function
 from coriolis.agent.workplace import Workplace
 from coriolis.errors import CoriolisError, Unavailable, from_code
 from coriolis.observability.logging import configure_logging, log_context
+from coriolis.providers.registry import load_provider
 from coriolis.rpc.gen.coriolis.v1 import types_pb2
 from coriolis.security.redact import LIVE_SECRETS, secret_values
 
@@ -50,7 +52,8 @@ class PipeContext:
         self._secrets = ExitStack()
 
     def send(self, message: FromChild) -> None:
-        self._out.write(encode_line(message))
+        # what leaves this process is stored and shown: no library's message may carry a secret out
+        self._out.write(LIVE_SECRETS.mask(encode_line(message).decode()).encode())
         self._out.flush()
 
     def take(self, reply: Reply) -> None:
@@ -73,7 +76,8 @@ class PipeContext:
     async def connection_info(self) -> dict[str, Any]:
         info = await self._ask(Call(self._next_id(), "connection_info"))
         # for the rest of this process's life no log line may show them
-        self._secrets.enter_context(LIVE_SECRETS.live(*secret_values(info)))
+        schema = load_provider(self.assignment.provider).connection_schema
+        self._secrets.enter_context(LIVE_SECRETS.live(*secret_values(info, schema)))
         return info
 
     async def record(self, kind: str, name: str, side: str, state: str, cloud_id: str = "") -> None:
@@ -143,11 +147,17 @@ async def _take_replies(reader: asyncio.StreamReader, context: PipeContext) -> N
     os._exit(1)  # the agent closed our input: it gave up on this task
 
 
+def log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A crash's traceback goes through the log's filter: Python's own would print whatever secret is in it."""
+    log.critical("task crashed", exc_info=(kind, error, trace))
+
+
 def main() -> None:
     # results go to the original standard output; whatever a library prints goes to the log
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     configure_logging()
+    sys.excepthook = log_crash
     asyncio.run(work(out))
 
 

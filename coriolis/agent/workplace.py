@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -27,3 +28,14 @@ class Workplace(msgspec.Struct, frozen=True):
     def manifest_dir(self, migration_id: str, instance_index: int) -> Path:
         """Manifests of one machine's sealed disks; kept for verification."""
         return self.state_dir / "manifests" / migration_id / str(instance_index)
+
+    def discard(self, folder: Path) -> None:
+        """Remove ``folder`` and the folders above it that this leaves empty, up to the agent's own."""
+        shutil.rmtree(folder, ignore_errors=True)
+        for above in folder.parents:
+            if above.parent == self.state_dir:
+                return
+            try:
+                above.rmdir()
+            except OSError:
+                return  # a neighbour still works here

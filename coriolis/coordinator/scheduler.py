@@ -49,9 +49,18 @@ from coriolis.model.task import (
 
 MAX_ATTEMPTS = 8
 """Attempts in a row without progress before a retryable failure becomes final."""
+MAX_LOOK_ATTEMPTS = 4
+"""For tasks that only look: nothing is made yet, so the caller shall soon hear why nothing begins."""
 MAX_CLEANUP_ATTEMPTS = 5
 """Then the run ends with its residue listed (within 10 s of trying), and the janitor goes on."""
 MAX_BACKOFF_S = 30.0
+LOOKS = frozenset(
+    {
+        TaskType.VALIDATE_TRANSFER_SOURCE_INPUTS,
+        TaskType.GET_INSTANCE_INFO,
+        TaskType.VALIDATE_TRANSFER_DESTINATION_INPUTS,
+    }
+)
 
 Step = tuple[InstanceRun, list[Command]]
 
@@ -144,7 +153,7 @@ def _failed(run: InstanceRun, task: Task, event: PartFailed, now: str) -> Step:
     if task.status is TaskStatus.CANCELLING:
         return _put(run, _finish(task, TaskStatus.CANCELED, now, event.code, "cancelled"), now), others
     attempts = 1 if event.progressed else task.attempts + 1
-    limit = MAX_CLEANUP_ATTEMPTS if task.on_error else MAX_ATTEMPTS
+    limit = _max_attempts(task)
     retry = (event.retryable or task.on_error) and attempts < limit
     if not retry:
         task = msgspec.structs.replace(task, attempts=attempts)
@@ -153,6 +162,12 @@ def _failed(run: InstanceRun, task: Task, event: PartFailed, now: str) -> Step:
     task = _with_events(task, (_event(task, "WARNING", f"attempt ended, trying again: {event.message}", now),))
     task = _move(msgspec.structs.replace(task, attempts=attempts, parts=()), TaskStatus.PENDING, now)
     return _put(run, task, now), [*others, FindAgents(task.id, delay)]
+
+
+def _max_attempts(task: Task) -> int:
+    if task.on_error:
+        return MAX_CLEANUP_ATTEMPTS
+    return MAX_LOOK_ATTEMPTS if task.task_type in LOOKS else MAX_ATTEMPTS
 
 
 def _placed(run: InstanceRun, event: Placed, now: str) -> Step:

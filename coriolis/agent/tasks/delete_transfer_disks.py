@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from typing import Any
 
 from coriolis.agent.assignment import TaskContext
@@ -37,5 +36,5 @@ async def run(context: TaskContext) -> dict[str, Any]:
         context.workplace.transfer_dir(work),
         context.workplace.manifest_dir(work.migration_id, work.instance_index),
     ):
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await asyncio.to_thread(context.workplace.discard, folder)
     return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from typing import Any
 
 from coriolis.agent.assignment import TaskContext
@@ -30,5 +29,5 @@ async def run(context: TaskContext) -> dict[str, Any]:
             await source.delete_change_base(instance_id, name)
     for name in recorded:
         await context.record(ResourceKind.SNAPSHOT, name, "origin", "DELETED")
-    await asyncio.to_thread(shutil.rmtree, context.workplace.transfer_dir(work) / "source", ignore_errors=True)
+    await asyncio.to_thread(context.workplace.discard, context.workplace.transfer_dir(work) / "source")
     return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from typing import Any
 
 from coriolis.agent.assignment import TaskContext
@@ -28,5 +27,5 @@ async def run(context: TaskContext) -> dict[str, Any]:
             context.event(f"machine {instance.name} ({instance.id}) is started")
         else:
             context.event(f"machine {instance.name} ({instance.id}) is made and, as asked, not started")
-    await asyncio.to_thread(shutil.rmtree, context.workplace.transfer_dir(work), ignore_errors=True)
+    await asyncio.to_thread(context.workplace.discard, context.workplace.transfer_dir(work))
     return {"transfer_result": {**to_document(work.spec()), "id": instance.id, "name": instance.name}}
