@@ -113,6 +113,7 @@ mutants: setup ## prove that the tests notice a missing fence
 .PHONY: lint
 lint: setup ## ruff, shell scripts
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check -q .
 	tools/lint_shell
 
 .PHONY: types

@@ -69,9 +69,7 @@ async def convert(
         for delta, writer in zip(conversion.deltas, writers, strict=True):
             await apply(delta, writer)
             size = delta.header.data_bytes
-            on_event(
-                f"disk {delta.header.disk_index}: {size} bytes in {len(delta.header.extents)} places written"
-            )
+            on_event(f"disk {delta.header.disk_index}: {size} bytes in {len(delta.header.extents)} places written")
     return ConversionResult(
         disks=tuple(_change(delta) for delta in conversion.deltas),
         summary=conversion.manifest.summary,
@@ -80,20 +78,14 @@ async def convert(
     )
 
 
-def _check(
-    request: ConversionRequest, readers: Sequence[BlockReader], writers: Sequence[BlockWriter]
-) -> None:
+def _check(request: ConversionRequest, readers: Sequence[BlockReader], writers: Sequence[BlockWriter]) -> None:
     if not 1 <= len(readers) <= MAX_DISKS or len(readers) != len(writers):
-        raise InvalidInput(
-            f"{len(readers)} readers and {len(writers)} writers: 1 to {MAX_DISKS} of each are needed"
-        )
+        raise InvalidInput(f"{len(readers)} readers and {len(writers)} writers: 1 to {MAX_DISKS} of each are needed")
     if not request.replica_identity:
         raise InvalidInput("replica_identity is empty")
     bad = [nic.mac for nic in request.nics if not is_mac(nic.mac)]
     if bad or len(request.nics) > MAX_NICS:
-        raise InvalidInput(
-            f"nics: at most {MAX_NICS}, each with a MAC in lower case with colons; wrong: {bad[:3]}"
-        )
+        raise InvalidInput(f"nics: at most {MAX_NICS}, each with a MAC in lower case with colons; wrong: {bad[:3]}")
     for reader, writer in zip(readers, writers, strict=True):
         if writer.size < reader.size:
             raise InvalidInput(f"a volume of {writer.size} bytes cannot take a disk of {reader.size} bytes")
@@ -198,9 +190,7 @@ async def _run(
     return facts
 
 
-async def _save_delta(
-    request: ConversionRequest, index: int, disk_bytes: int, path: Path, work_dir: Path
-) -> Delta:
+async def _save_delta(request: ConversionRequest, index: int, disk_bytes: int, path: Path, work_dir: Path) -> Delta:
     extents = await overlay.changed_extents(path, disk_bytes)
     header = DeltaHeader(index, disk_bytes, request.replica_identity, overlay.delta_extents(extents))
     target = saved.delta_path(work_dir, index)

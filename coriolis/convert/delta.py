@@ -86,9 +86,7 @@ def save(path: Path, header: DeltaHeader, payload: Iterable[bytes]) -> Delta:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise QuotaExceeded(
-            f"the delta of {header.data_bytes} bytes cannot be kept in {path.parent}"
-        ) from error
+        raise QuotaExceeded(f"the delta of {header.data_bytes} bytes cannot be kept in {path.parent}") from error
     part.replace(path)
     sync_directory(path.parent)
     return Delta(path, header, len(start), hasher.hexdigest())
@@ -141,9 +139,7 @@ def check(header: DeltaHeader) -> None:
 async def apply(delta: Delta, writer: BlockWriter) -> None:
     """Write every extent, then flush. Repeating it, after any interruption too, gives the same volume."""
     if writer.size < delta.header.disk_bytes:
-        raise InvalidInput(
-            f"the volume has {writer.size} bytes, the converted disk {delta.header.disk_bytes}"
-        )
+        raise InvalidInput(f"the volume has {writer.size} bytes, the converted disk {delta.header.disk_bytes}")
     descriptor = os.open(delta.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         at = delta.payload_offset

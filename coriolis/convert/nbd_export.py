@@ -130,9 +130,7 @@ class _Connection:
         if option == nbd.OPT_ABORT:
             return nbd.option_reply(option, nbd.REP_ACK), False
         if option == nbd.OPT_LIST:
-            return (
-                nbd.option_reply(option, nbd.REP_ERR_INVALID) if data else nbd.list_reply(self._export)
-            ), False
+            return (nbd.option_reply(option, nbd.REP_ERR_INVALID) if data else nbd.list_reply(self._export)), False
         if option not in (nbd.OPT_GO, nbd.OPT_INFO):
             return nbd.option_reply(option, nbd.REP_ERR_UNSUP), False
         asked = nbd.name_in_info(data)

@@ -64,9 +64,7 @@ def info_replies(option: int, export: Export) -> bytes:
 
 def list_reply(export: Export) -> bytes:
     name = export.name.encode()
-    return option_reply(OPT_LIST, REP_SERVER, struct.pack(">I", len(name)) + name) + option_reply(
-        OPT_LIST, REP_ACK
-    )
+    return option_reply(OPT_LIST, REP_SERVER, struct.pack(">I", len(name)) + name) + option_reply(OPT_LIST, REP_ACK)
 
 
 def name_in_info(data: bytes) -> str | None:

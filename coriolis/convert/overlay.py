@@ -53,9 +53,7 @@ async def create_overlay(path: Path, socket_path: Path, size: int) -> None:
         raise InvalidInput(f"a disk of {size} bytes is not a multiple of {SECTOR_BYTES} bytes")
     backing = f"nbd+unix:///?socket={quote(str(socket_path))}"
     options = f"cluster_size={cluster_bytes(size)}"
-    await qemu_img(
-        "create", "-q", "-f", "qcow2", "-o", options, "-F", "raw", "-b", backing, str(path), str(size)
-    )
+    await qemu_img("create", "-q", "-f", "qcow2", "-o", options, "-F", "raw", "-b", backing, str(path), str(size))
 
 
 async def changed_extents(path: Path, disk_bytes: int) -> list[OverlayExtent]:
@@ -85,9 +83,7 @@ def overlay_extents(entries: Sequence[_MapEntry], disk_bytes: int) -> list[Overl
         total += 0 if file_offset is None else length
         _join(found, OverlayExtent(entry.start, length, file_offset))
     if total > MAX_DELTA_BYTES or len(found) > MAX_EXTENTS:
-        raise QuotaExceeded(
-            f"conversion changed {total} bytes in {len(found)} places, more than 2 GiB or 1,000,000"
-        )
+        raise QuotaExceeded(f"conversion changed {total} bytes in {len(found)} places, more than 2 GiB or 1,000,000")
     return found
 
 

@@ -35,9 +35,7 @@ class ConversionRequest(msgspec.Struct, frozen=True):
 
 def request_for(spec: MachineSpec, target_platform: str, replica_identity: str) -> ConversionRequest:
     """The request for a machine as its origin describes it; interfaces without a known MAC are left out."""
-    nics = tuple(
-        NicIdentity(nic.mac_address.lower(), nic.name) for nic in spec.devices.nics if nic.mac_address
-    )
+    nics = tuple(NicIdentity(nic.mac_address.lower(), nic.name) for nic in spec.devices.nics if nic.mac_address)
     return ConversionRequest(spec.os_type, target_platform, spec.firmware_type, replica_identity, nics)
 
 

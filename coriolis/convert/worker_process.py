@@ -49,9 +49,7 @@ async def find_interpreter() -> str:
         except TimeoutError:
             process.kill()
             await process.wait()
-    raise Unavailable(
-        "no Python here can import libguestfs; install the package python3-guestfs on this agent"
-    )
+    raise Unavailable("no Python here can import libguestfs; install the package python3-guestfs on this agent")
 
 
 async def run_worker(
@@ -74,9 +72,7 @@ async def run_worker(
                 finally:
                     watch.cancel()
         except TimeoutError as error:
-            raise TimedOut(
-                f"the guest conversion did not end within {timeout_s:.0f} s and was stopped"
-            ) from error
+            raise TimedOut(f"the guest conversion did not end within {timeout_s:.0f} s and was stopped") from error
         finally:
             await _end(process)
         if answer is None:

@@ -116,18 +116,14 @@ class EtcdClient:
         answer = await self._call(lambda member: member.kv.DeleteRange, request, repeatable=True)
         return int(answer.deleted) > 0
 
-    async def commit(
-        self, txn: Txn, *, idempotent: bool = False, timeout_s: float | None = None
-    ) -> TxnResult:
+    async def commit(self, txn: Txn, *, idempotent: bool = False, timeout_s: float | None = None) -> TxnResult:
         """Run a transaction. A compare that fails is a result, not an error.
 
         ``idempotent`` states that running it twice does no harm *and* that the caller understands a failed
         compare as maybe its own first run.
         """
         request = to_request(txn)
-        answer = await self._call(
-            lambda member: member.kv.Txn, request, repeatable=idempotent, timeout_s=timeout_s
-        )
+        answer = await self._call(lambda member: member.kv.Txn, request, repeatable=idempotent, timeout_s=timeout_s)
         return from_response(answer)
 
     async def grant_lease(self, ttl_s: int) -> int:
@@ -140,9 +136,7 @@ class EtcdClient:
         """End a lease and delete its keys; one that is gone is fine."""
         request = rpc_pb2.LeaseRevokeRequest(ID=lease_id)
         try:
-            await self._call(
-                lambda member: member.lease.LeaseRevoke, request, repeatable=True, timeout_s=timeout_s
-            )
+            await self._call(lambda member: member.lease.LeaseRevoke, request, repeatable=True, timeout_s=timeout_s)
         except NotFound:
             pass
 
@@ -185,9 +179,7 @@ class EtcdClient:
         for alarm in answer.alarms:
             if alarm.alarm == rpc_pb2.AlarmType.NOSPACE:
                 action = rpc_pb2.AlarmRequest.DEACTIVATE
-                await self._alarm(
-                    rpc_pb2.AlarmRequest(action=action, memberID=alarm.memberID, alarm=alarm.alarm)
-                )
+                await self._alarm(rpc_pb2.AlarmRequest(action=action, memberID=alarm.memberID, alarm=alarm.alarm))
 
     async def _alarm(self, request: rpc_pb2.AlarmRequest) -> rpc_pb2.AlarmResponse:
         answer: rpc_pb2.AlarmResponse = await self._call(
@@ -229,9 +221,7 @@ class EtcdClient:
         """Authenticate anew before the next call."""
         self._token = None
 
-    async def _call(
-        self, method: _Send, request: Any, *, repeatable: bool, timeout_s: float | None = None
-    ) -> Any:
+    async def _call(self, method: _Send, request: Any, *, repeatable: bool, timeout_s: float | None = None) -> Any:
         """Send on a standing connection until answered, at most once unless ``repeatable``."""
         deadline = time.monotonic() + (self._call_timeout_s if timeout_s is None else timeout_s)
         last: BaseException | None = None
@@ -254,9 +244,7 @@ class EtcdClient:
             await asyncio.sleep(REPEAT_PAUSE_S)
         raise Unavailable(f"etcd did not answer in {MAX_ATTEMPTS} attempts") from last
 
-    async def _send(
-        self, member: Endpoint, method: Callable[..., Any], request: Any, timeout_s: float
-    ) -> None:
+    async def _send(self, member: Endpoint, method: Callable[..., Any], request: Any, timeout_s: float) -> None:
         """One call on one given member."""
         metadata = await self.metadata(time.monotonic() + timeout_s)
         try:

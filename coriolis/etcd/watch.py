@@ -100,9 +100,7 @@ class _Position:
     def advance(self, response: rpc_pb2.WatchResponse) -> WatchBatch | None:
         """The whole revisions that became known; None if there is nothing to tell."""
         if response.compact_revision:
-            raise Compacted(
-                f"etcd forgot the changes before revision {response.compact_revision}; list again"
-            )
+            raise Compacted(f"etcd forgot the changes before revision {response.compact_revision}; list again")
         events = [*self._held, *response.events]
         self._held = []
         if response.fragment and events:

@@ -39,9 +39,7 @@ class Metrics:
         """A number of now."""
         return Gauge(_full(name), description, labels, registry=self.registry)
 
-    def histogram(
-        self, name: str, description: str, buckets: Sequence[float], labels: Sequence[str] = ()
-    ) -> Histogram:
+    def histogram(self, name: str, description: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
         """How often which sizes or times occurred; ``buckets`` are upper bounds."""
         return Histogram(_full(name), description, labels, buckets=buckets, registry=self.registry)
 

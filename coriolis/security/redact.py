@@ -33,9 +33,7 @@ _SECRET_NAME = re.compile(
     r"passw(or)?d|passphrase|^pass$|secret|token|credential|private_key|authori[sz]ation|cookie|connection_string"
     r"|(^|_)(api|access|account|shared|sas|signing|encryption|client|host)?_?key$|user_data"
 )
-_REFERENCE_NAME = re.compile(
-    r"^(secret_(id|ref)|credential_id|public_key|.*_public_key|token_(type|url|expiry))$"
-)
+_REFERENCE_NAME = re.compile(r"^(secret_(id|ref)|credential_id|public_key|.*_public_key|token_(type|url|expiry))$")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _M = TypeVar("_M", bound=Message)

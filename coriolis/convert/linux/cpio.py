@@ -103,9 +103,7 @@ def members(archive: bytes) -> Iterator[Member]:
         header = parse_header(archive[at : at + HEADER_BYTES])
         if at + header.data_offset + header.size > len(archive):
             raise Corrupt("the initramfs archive is cut off inside a member")
-        name = archive[at + HEADER_BYTES : at + HEADER_BYTES + header.name_size - 1].decode(
-            "utf-8", "replace"
-        )
+        name = archive[at + HEADER_BYTES : at + HEADER_BYTES + header.name_size - 1].decode("utf-8", "replace")
         if name == TRAILER:
             return
         start = at + header.data_offset

@@ -114,9 +114,7 @@ def esp_directory(guest: Guest) -> str | None:
 
 
 def esp_listing(guest: Guest, top: str) -> dict[str, list[str]]:
-    return {
-        name: guest.listdir(f"{top}/{name}") for name in guest.listdir(top) if guest.is_dir(f"{top}/{name}")
-    }
+    return {name: guest.listdir(f"{top}/{name}") for name in guest.listdir(top) if guest.is_dir(f"{top}/{name}")}
 
 
 def _files(guest: Guest, directory: str, suffix: str) -> list[str]:

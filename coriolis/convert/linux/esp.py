@@ -11,11 +11,7 @@ _COMPANIONS = ("grubx64.efi", "grub.efi", "mmx64.efi", "mokmanager.efi", "grub.c
 
 def has_fallback(listing: Mapping[str, Sequence[str]]) -> bool:
     """``listing``: directories below ``EFI`` with their file names, in the case they have on the disk."""
-    return any(
-        FALLBACK in (name.lower() for name in files)
-        for top, files in listing.items()
-        if top.lower() == "boot"
-    )
+    return any(FALLBACK in (name.lower() for name in files) for top, files in listing.items() if top.lower() == "boot")
 
 
 def fallback_copies(listing: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:

@@ -79,9 +79,7 @@ def _end_of_archive(read_at: ReadAt, offset: int, size: int) -> int:
             raise Corrupt("the initramfs is cut off")
         if name == cpio.TRAILER.encode():
             return offset
-    raise Unsupported(
-        f"an uncompressed archive with more than {MAX_EARLY_MEMBERS} members leads the initramfs"
-    )
+    raise Unsupported(f"an uncompressed archive with more than {MAX_EARLY_MEMBERS} members leads the initramfs")
 
 
 def _skip_zeroes(read_at: ReadAt, offset: int, size: int) -> int:
@@ -104,9 +102,7 @@ def kernel_unpacks_gzip(kernel_config: str) -> bool:
 def appendix(old_size: int, last_kind: str, archive: bytes, *, use_gzip: bool) -> bytes:
     """The bytes to write at ``old_size``: padding, then ``archive`` as it may follow ``last_kind``."""
     if len(archive) > MAX_ADDED_BYTES:
-        raise Unsupported(
-            f"drivers of {len(archive)} bytes are more than {MAX_ADDED_BYTES} for one initramfs"
-        )
+        raise Unsupported(f"drivers of {len(archive)} bytes are more than {MAX_ADDED_BYTES} for one initramfs")
     if last_kind == "lz4":
         return lz4_legacy_frame(archive)
     body = gzip.compress(archive, 6, mtime=0) if use_gzip else archive

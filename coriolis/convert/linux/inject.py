@@ -84,13 +84,9 @@ def needed_modules(guest: Guest, platform: TargetPlatform, version: str) -> modu
     found = modules.closure(dep, builtin, platform.initramfs_modules)
     lost = [name for name in platform.required if name in found.absent]
     if lost:
-        raise Unsupported(
-            f"kernel {shown(version)} of the guest has no driver {', '.join(lost)} for {platform.name}"
-        )
+        raise Unsupported(f"kernel {shown(version)} of the guest has no driver {', '.join(lost)} for {platform.name}")
     if found.compressed:
-        raise Unsupported(
-            f"kernel {shown(version)} of the guest has compressed modules: not supported by this version"
-        )
+        raise Unsupported(f"kernel {shown(version)} of the guest has compressed modules: not supported by this version")
     return found
 
 
@@ -103,9 +99,7 @@ def _inject(guest: Guest, platform: TargetPlatform, path: str, version: str) -> 
     added = initramfs.appendix(old_size, segments[-1].kind, archive, use_gzip=use_gzip)
     free = guest.free_bytes("/boot")
     if free < len(added) + BOOT_RESERVE_BYTES:
-        raise QuotaExceeded(
-            f"the guest's /boot has {free} bytes free; {len(added) + BOOT_RESERVE_BYTES} are needed"
-        )
+        raise QuotaExceeded(f"the guest's /boot has {free} bytes free; {len(added) + BOOT_RESERVE_BYTES} are needed")
     guest.write_at(path, old_size, added)
     return Injection(path, version, old_size, len(added), needed.paths, needed.names)
 

@@ -61,9 +61,7 @@ def parse_builtin(text: str) -> frozenset[str]:
     return frozenset(module_name(line.strip()) for line in text.splitlines() if line.strip())
 
 
-def closure(
-    dep: Mapping[str, tuple[str, tuple[str, ...]]], builtin: frozenset[str], wanted: Iterable[str]
-) -> Closure:
+def closure(dep: Mapping[str, tuple[str, tuple[str, ...]]], builtin: frozenset[str], wanted: Iterable[str]) -> Closure:
     """``wanted`` and all they depend on, without what is built in. Raises Corrupt beyond 200 modules."""
     paths: list[str] = []
     absent: list[str] = []

@@ -21,9 +21,7 @@ from dataclasses import dataclass
 MAX_NAMES = 64
 _MAC = re.compile(r"\b([0-9a-f]{2}(?:[:-][0-9a-f]{2}){5})\b", re.I)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{1,14}", re.I)
-_VIRTUAL = re.compile(
-    r"^(lo|br|bond|team|dummy|tun|tap|veth|virbr|docker|vlan|wg|ppp|sit|wl|ww|ib|vmnet|lxc)", re.I
-)
+_VIRTUAL = re.compile(r"^(lo|br|bond|team|dummy|tun|tap|veth|virbr|docker|vlan|wg|ppp|sit|wl|ww|ib|vmnet|lxc)", re.I)
 _LINK_NAME = re.compile(r"(?m)^[ \t]*Name[ \t]*=[ \t]*(\S+)")
 _UDEV_RULE = re.compile(r"(?i)ATTR\{address\}==\"([0-9a-f:]{17})\".*?NAME=\"([^\"]+)\"")
 
@@ -145,9 +143,7 @@ def choose(nics: Sequence[Nic], configured: Sequence[str], bound: Bindings) -> P
             free_names.remove(nic.name)
     pairs += [(nic.mac, name) for nic, name in zip(free_nics, free_names, strict=False)]
     count = min(len(free_nics), len(free_names))
-    messages = [
-        f"the guest configures {name}, but no network interface is left for it" for name in free_names[count:]
-    ]
+    messages = [f"the guest configures {name}, but no network interface is left for it" for name in free_names[count:]]
     messages += [f"no name is configured for the interface {nic.mac}" for nic in free_nics[count:]]
     return Pins(tuple(pairs), tuple(messages))
 

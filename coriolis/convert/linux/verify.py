@@ -19,9 +19,7 @@ from coriolis.errors import Corrupt, Unsupported
 Say = Callable[[str], None]
 
 
-def verify(
-    guest: Guest, platform: TargetPlatform, injections: Sequence[Injection], efi: bool, say: Say
-) -> None:
+def verify(guest: Guest, platform: TargetPlatform, injections: Sequence[Injection], efi: bool, say: Say) -> None:
     """All checks, in the order in which a booting machine would need them."""
     if efi:
         _verify_fallback_loader(guest)
@@ -34,9 +32,7 @@ def verify(
 def _verify_fallback_loader(guest: Guest) -> None:
     top = edits.esp_directory(guest)
     if top is None or not esp.has_fallback(edits.esp_listing(guest, top)):
-        raise Unsupported(
-            "the EFI system partition has no EFI/BOOT/BOOTX64.EFI and no loader known to make one from"
-        )
+        raise Unsupported("the EFI system partition has no EFI/BOOT/BOOTX64.EFI and no loader known to make one from")
 
 
 def _verify_boot_entries(guest: Guest, converted: set[str], say: Say) -> None:
@@ -74,14 +70,10 @@ def _verify_initramfs(guest: Guest, platform: TargetPlatform, one: Injection) ->
             raise Corrupt(f"{shown(one.path)} lacks the module {modules.module_name(path)} after conversion")
     for index in ("modules.dep.bin", "modules.alias.bin"):
         if not present.get(f"{tree}/{index}"):
-            raise Unsupported(
-                f"kernel {shown(one.version)} of the guest has no {index}: drivers would not be found"
-            )
+            raise Unsupported(f"kernel {shown(one.version)} of the guest has no {index}: drivers would not be found")
 
 
 def _verify_fstab(guest: Guest) -> None:
     unstable = bootfiles.unstable_fstab_lines(read_text(guest, "/etc/fstab"))
     if unstable:
-        raise Unsupported(
-            f"the guest's fstab needs a disk by its old name, and no UUID is known: {shown(unstable[0])}"
-        )
+        raise Unsupported(f"the guest's fstab needs a disk by its old name, and no UUID is known: {shown(unstable[0])}")
