@@ -29,7 +29,8 @@ ATTEMPT_TIMEOUT_S = 2.0
 """After this a repeatable call tries another member: a paused one keeps its connection and says nothing."""
 REPEAT_PAUSE_S = 0.1
 MAX_ATTEMPTS = 20
-PAGE_KEYS = 500
+PAGE_KEYS = 20
+"""At 1.5 MB a value, the most etcd takes, a page stays within what one answer may hold."""
 MAX_LISTED_KEYS = 200_000
 
 # With this a member that lost its quorum fails calls at once instead of waiting.
