@@ -52,8 +52,7 @@ class PipeContext:
         self._secrets = ExitStack()
 
     def send(self, message: FromChild) -> None:
-        # what leaves this process is stored and shown: no library's message may carry a secret out
-        self._out.write(LIVE_SECRETS.mask(encode_line(message).decode()).encode())
+        self._out.write(encode_line(without_secrets(message)))
         self._out.flush()
 
     def take(self, reply: Reply) -> None:
@@ -96,6 +95,34 @@ class PipeContext:
 
     def listening(self, address: str) -> None:
         self.send(Listening(address))
+
+
+def without_secrets(message: FromChild) -> FromChild:
+    """What leaves this process is stored and shown: no library's text may carry a secret out.
+
+    Only texts are masked, not the encoded line: a password may be a word of the protocol.
+    """
+    match message:
+        case EventLine(level, text):
+            return EventLine(level, LIVE_SECRETS.mask(text))
+        case Failed(code, text):
+            return Failed(code, LIVE_SECRETS.mask(text))
+        case Done(result):
+            return Done({name: _masked(value) for name, value in result.items()})
+        case _:
+            return message
+
+
+def _masked(value: Any) -> Any:
+    match value:
+        case str():
+            return LIVE_SECRETS.mask(value)
+        case dict():
+            return {name: _masked(member) for name, member in value.items()}
+        case list() | tuple():
+            return [_masked(member) for member in value]
+        case _:
+            return value
 
 
 def die_with_parent(parent_pid: int) -> None:
