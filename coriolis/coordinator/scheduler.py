@@ -54,6 +54,8 @@ MAX_LOOK_ATTEMPTS = 4
 MAX_CLEANUP_ATTEMPTS = 5
 """Then the run ends with its residue listed (within 10 s of trying), and the janitor goes on."""
 MAX_BACKOFF_S = 30.0
+MAX_RESULT_BYTES = 128 << 10
+"""A run is one record of at most 1.5 MB in etcd; what an origin says of a machine must not fill it."""
 LOOKS = frozenset(
     {
         TaskType.VALIDATE_TRANSFER_SOURCE_INPUTS,
@@ -136,6 +138,12 @@ def _progress(
 
 
 def _completed(run: InstanceRun, task: Task, event: PartCompleted, now: str) -> Step:
+    size = len(msgspec.json.encode(event.result))
+    if size > MAX_RESULT_BYTES:
+        message = f"the result of {task.task_type} has {size} bytes, at most {MAX_RESULT_BYTES} can be kept"
+        return _failed(
+            run, task, PartFailed(task.id, task.generation, event.role, "quota_exceeded", message, False), now
+        )
     task = _with_events(_update_part(task, event.role, done=True), event.events)
     run = msgspec.structs.replace(run, results={**run.results, **event.result})
     if all(part.done for part in task.parts):

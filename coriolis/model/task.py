@@ -117,6 +117,6 @@ class Task(msgspec.Struct, frozen=True):
         return next((part for part in self.parts if part.role is role), None)
 
 
-MAX_EVENTS_PER_TASK = 50
+MAX_EVENTS_PER_TASK = 30
 
 TaskResult = dict[str, Any]

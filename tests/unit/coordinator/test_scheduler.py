@@ -29,7 +29,7 @@ from coriolis.coordinator.events import (
     WithdrawPart,
 )
 from coriolis.coordinator.planner import plan_migration
-from coriolis.coordinator.scheduler import step
+from coriolis.coordinator.scheduler import MAX_RESULT_BYTES, step
 from coriolis.errors import Conflict, CoriolisError, StaleGeneration
 from coriolis.model.job import (
     DeploymentOptions,
@@ -300,3 +300,12 @@ def test_another_instance_is_not_committed_after_the_first() -> None:
     assert step(after, InstanceCommitted(task.id, task.generation, "the-instance"), NOW)[0].committed_instance
     with pytest.raises(Conflict):
         step(after, InstanceCommitted(task.id, task.generation, "another"), NOW)
+
+
+def test_a_result_that_would_fill_the_record_fails_the_task() -> None:
+    world, task = assigned(TaskType.GET_INSTANCE_INFO)
+    huge = PartCompleted(task.id, task.generation, Role.SINGLE, {"export_info": "x" * MAX_RESULT_BYTES})
+    after, _ = step(world.run, huge, NOW)
+    assert after.task(task.id).status is TaskStatus.ERROR
+    assert str(MAX_RESULT_BYTES) in after.task(task.id).exception_details
+    assert "export_info" not in after.results
