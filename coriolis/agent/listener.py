@@ -40,15 +40,13 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
         except KeyError as unknown:
             raise InvalidInput(f"disk {disk_id[:64]!r} is not part of this task") from unknown
 
-    async def OpenDisk(self, request: pb.OpenDiskRequest, context: Context) -> pb.OpenDiskResponse:  # noqa: N802
+    async def OpenDisk(self, request: pb.OpenDiskRequest, context: Context) -> pb.OpenDiskResponse:
         return await asyncio.to_thread(self._disk(context, request.disk_id).open, request)
 
-    async def CompareCells(  # noqa: N802
-        self, request: pb.CompareCellsRequest, context: Context
-    ) -> pb.CompareCellsResponse:
+    async def CompareCells(self, request: pb.CompareCellsRequest, context: Context) -> pb.CompareCellsResponse:
         return await self._disk(context, request.disk_id).compare(request)
 
-    async def SealDisk(self, request: pb.SealDiskRequest, context: Context) -> pb.SealDiskResponse:  # noqa: N802
+    async def SealDisk(self, request: pb.SealDiskRequest, context: Context) -> pb.SealDiskResponse:
         return await self._disk(context, request.disk_id).seal(request)
 
     async def push(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:

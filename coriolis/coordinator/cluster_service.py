@@ -28,13 +28,13 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
         self._directory = directory
         self._sessions = sessions
 
-    async def GetLeader(self, request: pb.GetLeaderRequest, context: Context) -> pb.GetLeaderResponse:  # noqa: N802
+    async def GetLeader(self, request: pb.GetLeaderRequest, context: Context) -> pb.GetLeaderResponse:
         record = await current_leader(self._client)
         if record is None:
             return pb.GetLeaderResponse()
         return pb.GetLeaderResponse(coordinator_id=record.id, address=record.address, epoch=record.epoch)
 
-    async def ListCoordinators(  # noqa: N802
+    async def ListCoordinators(
         self, request: pb.ListCoordinatorsRequest, context: Context
     ) -> pb.ListCoordinatorsResponse:
         listing = await self._client.list(keys.COORDINATORS)
@@ -46,7 +46,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
             found.append(coordinator)
         return pb.ListCoordinatorsResponse(coordinators=found)
 
-    async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:  # noqa: N802
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:
         return pb.ListAgentsResponse(agents=self._directory.agents(self._sessions.connected()))
 
 
@@ -56,21 +56,21 @@ class SecretService(endpoint_pb2_grpc.SecretServiceServicer):
     def __init__(self, store: SecretStore) -> None:
         self._store = store
 
-    async def PutSecret(  # noqa: N802
+    async def PutSecret(
         self, request: endpoint_pb2.PutSecretRequest, context: Context
     ) -> endpoint_pb2.PutSecretResponse:
         check_project(context, request.project_id)
         info = await self._store.put(request.project_id, request.name, request.payload_json.encode())
         return endpoint_pb2.PutSecretResponse(secret=_info_message(info))
 
-    async def ListSecrets(  # noqa: N802
+    async def ListSecrets(
         self, request: endpoint_pb2.ListSecretsRequest, context: Context
     ) -> endpoint_pb2.ListSecretsResponse:
         check_project(context, request.project_id)
         infos = await self._store.list(request.project_id)
         return endpoint_pb2.ListSecretsResponse(secrets=[_info_message(info) for info in infos])
 
-    async def DeleteSecret(  # noqa: N802
+    async def DeleteSecret(
         self, request: endpoint_pb2.DeleteSecretRequest, context: Context
     ) -> endpoint_pb2.DeleteSecretResponse:
         check_project(context, request.project_id)

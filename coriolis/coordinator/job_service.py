@@ -68,9 +68,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         runs = self._driver.runs(migration.id)
         return migration_message(migration, runs, self._board, with_tasks=with_tasks)
 
-    async def CreateMigration(  # noqa: N802
-        self, request: pb.CreateMigrationRequest, context: Context
-    ) -> pb.CreateMigrationResponse:
+    async def CreateMigration(self, request: pb.CreateMigrationRequest, context: Context) -> pb.CreateMigrationResponse:
         check_project(context, request.project_id)
         digest = body_digest(request)
         if request.request_id and (again := await self._repeated(request, digest)):
@@ -99,15 +97,11 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             raise Conflict("the migration that this request id made was deleted")
         return self._message(migration)
 
-    async def GetMigration(  # noqa: N802
-        self, request: pb.GetMigrationRequest, context: Context
-    ) -> pb.GetMigrationResponse:
+    async def GetMigration(self, request: pb.GetMigrationRequest, context: Context) -> pb.GetMigrationResponse:
         check_project(context, request.project_id)
         return pb.GetMigrationResponse(migration=self._message(self._find(request.project_id, request.migration_id)))
 
-    async def ListMigrations(  # noqa: N802
-        self, request: pb.ListMigrationsRequest, context: Context
-    ) -> pb.ListMigrationsResponse:
+    async def ListMigrations(self, request: pb.ListMigrationsRequest, context: Context) -> pb.ListMigrationsResponse:
         check_project(context, request.project_id)
         limit = request.limit or MAX_PAGE
         if limit > MAX_PAGE:
@@ -127,9 +121,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         page = [self._message(migration, with_tasks=request.with_tasks) for migration in mine[:limit]]
         return pb.ListMigrationsResponse(migrations=page, more=len(mine) > limit)
 
-    async def CancelMigration(  # noqa: N802
-        self, request: pb.CancelMigrationRequest, context: Context
-    ) -> pb.CancelMigrationResponse:
+    async def CancelMigration(self, request: pb.CancelMigrationRequest, context: Context) -> pb.CancelMigrationResponse:
         check_project(context, request.project_id)
         migration = self._find(request.project_id, request.migration_id)
         status = self._driver.status(migration.id)
@@ -138,9 +130,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         await self._driver.cancel(migration.id)
         return pb.CancelMigrationResponse()
 
-    async def DeleteMigration(  # noqa: N802
-        self, request: pb.DeleteMigrationRequest, context: Context
-    ) -> pb.DeleteMigrationResponse:
+    async def DeleteMigration(self, request: pb.DeleteMigrationRequest, context: Context) -> pb.DeleteMigrationResponse:
         check_project(context, request.project_id)
         migration = self._find(request.project_id, request.migration_id)
         status = self._driver.status(migration.id)
@@ -152,7 +142,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         self._board.forget(migration.id)
         return pb.DeleteMigrationResponse()
 
-    async def WatchMigration(  # noqa: N802
+    async def WatchMigration(
         self, request: pb.WatchMigrationRequest, context: Context
     ) -> AsyncIterator[pb.WatchMigrationResponse]:
         check_project(context, request.project_id)
@@ -171,16 +161,14 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             async for event in watcher.events():
                 yield event
 
-    async def StartVerification(  # noqa: N802
+    async def StartVerification(
         self, request: pb.StartVerificationRequest, context: Context
     ) -> pb.StartVerificationResponse:
         check_project(context, request.project_id)
         migration = self._find(request.project_id, request.migration_id)
         return pb.StartVerificationResponse(verification=self._verifications.start(migration))
 
-    async def GetVerification(  # noqa: N802
-        self, request: pb.GetVerificationRequest, context: Context
-    ) -> pb.GetVerificationResponse:
+    async def GetVerification(self, request: pb.GetVerificationRequest, context: Context) -> pb.GetVerificationResponse:
         check_project(context, request.project_id)
         migration = self._find(request.project_id, request.migration_id)
         found = self._verifications.get(migration.id, request.verification_id)

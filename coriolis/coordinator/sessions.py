@@ -151,7 +151,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
             raise StaleEpoch("this coordinator is not ready to lead")
         return self.driver
 
-    async def Session(  # noqa: N802
+    async def Session(
         self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context
     ) -> AsyncIterator[pb.SessionResponse]:
         identity = peer_identity(context)
@@ -328,7 +328,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
             raise StaleGeneration("the assignment is not this agent's any more")
         return run, task, role
 
-    async def ResolveConnection(  # noqa: N802
+    async def ResolveConnection(
         self, request: pb.ResolveConnectionRequest, context: Context
     ) -> pb.ResolveConnectionResponse:
         _, task, role = self._current(context, request.assignment_id)
@@ -336,17 +336,13 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         info = await self._vault.connection_info(migration, side_of(task, role))
         return pb.ResolveConnectionResponse(connection_info_json=json.dumps(info))
 
-    async def RecordResource(  # noqa: N802
-        self, request: pb.RecordResourceRequest, context: Context
-    ) -> pb.RecordResourceResponse:
+    async def RecordResource(self, request: pb.RecordResourceRequest, context: Context) -> pb.RecordResourceResponse:
         run, task, _ = self._current(context, request.assignment_id)
         entry = LedgerEntry(request.kind, request.name, request.side, ResourceState(request.state), request.cloud_id)
         await self._driver.feed((run.migration_id, run.index), ResourceRecorded(task.id, request.generation, entry))
         return pb.RecordResourceResponse()
 
-    async def CommitInstance(  # noqa: N802
-        self, request: pb.CommitInstanceRequest, context: Context
-    ) -> pb.CommitInstanceResponse:
+    async def CommitInstance(self, request: pb.CommitInstanceRequest, context: Context) -> pb.CommitInstanceResponse:
         run, task, _ = self._current(context, request.assignment_id)
         after = await self._driver.feed(
             (run.migration_id, run.index), InstanceCommitted(task.id, request.generation, request.instance_id)

@@ -163,7 +163,7 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
     def __init__(self, coordinator: FakeCoordinator) -> None:
         self._me = coordinator
 
-    async def CreateMigration(self, request: job_pb2.CreateMigrationRequest, context: Any) -> Any:  # noqa: N802
+    async def CreateMigration(self, request: job_pb2.CreateMigrationRequest, context: Any) -> Any:
         mesh = self._me.enter("CreateMigration")
         mesh.created.append(request)
         known = mesh.requests.get((request.project_id, request.request_id))
@@ -189,11 +189,11 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
         mesh.requests[request.project_id, request.request_id] = migration.id
         return job_pb2.CreateMigrationResponse(migration=migration)
 
-    async def GetMigration(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def GetMigration(self, request: Any, context: Any) -> Any:
         mesh = self._me.enter("GetMigration")
         return job_pb2.GetMigrationResponse(migration=find(mesh, request.project_id, request.migration_id))
 
-    async def ListMigrations(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ListMigrations(self, request: Any, context: Any) -> Any:
         mesh = self._me.enter("ListMigrations")
         mine = [one for one in mesh.migrations.values() if one.project_id == request.project_id]
         mine.sort(key=lambda one: (one.created_at, one.id), reverse=True)
@@ -211,7 +211,7 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
             page.append(copy)
         return job_pb2.ListMigrationsResponse(migrations=page, more=len(mine) > len(page))
 
-    async def CancelMigration(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def CancelMigration(self, request: Any, context: Any) -> Any:
         mesh = self._me.enter("CancelMigration")
         migration = find(mesh, request.project_id, request.migration_id)
         if migration.status in TERMINAL:
@@ -219,7 +219,7 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
         mesh.move(migration.id, "CANCELED")
         return job_pb2.CancelMigrationResponse()
 
-    async def DeleteMigration(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def DeleteMigration(self, request: Any, context: Any) -> Any:
         mesh = self._me.enter("DeleteMigration")
         migration = find(mesh, request.project_id, request.migration_id)
         if migration.status not in TERMINAL:
@@ -227,7 +227,7 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
         del mesh.migrations[migration.id]
         return job_pb2.DeleteMigrationResponse()
 
-    async def WatchMigration(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def WatchMigration(self, request: Any, context: Any) -> AsyncIterator[Any]:
         mesh = self._me.enter("WatchMigration")
         migration = find(mesh, request.project_id, request.migration_id)
         queue: asyncio.Queue[job_pb2.WatchMigrationResponse | None] = asyncio.Queue()
@@ -245,7 +245,7 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
         finally:
             mesh.watchers.remove(entry)
 
-    async def StartVerification(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def StartVerification(self, request: Any, context: Any) -> Any:
         mesh = self._me.enter("StartVerification")
         migration = find(mesh, request.project_id, request.migration_id)
         if migration.status != "COMPLETED":
@@ -257,7 +257,7 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
             verification=job_pb2.Verification(id=made.id, migration_id=migration.id, status="RUNNING")
         )
 
-    async def GetVerification(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def GetVerification(self, request: Any, context: Any) -> Any:
         mesh = self._me.enter("GetVerification")
         find(mesh, request.project_id, request.migration_id)
         found = mesh.verifications.get(request.verification_id)
@@ -270,18 +270,18 @@ class _Cluster(cluster_pb2_grpc.ClusterServiceServicer):
     def __init__(self, coordinator: FakeCoordinator) -> None:
         self._me = coordinator
 
-    async def GetLeader(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def GetLeader(self, request: Any, context: Any) -> Any:
         leader, epoch = self._me.mesh.leader, self._me.mesh.epoch
         if leader is None:
             return cluster_pb2.GetLeaderResponse()
         return cluster_pb2.GetLeaderResponse(coordinator_id=leader.name, address=leader.address, epoch=epoch)
 
-    async def ListCoordinators(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ListCoordinators(self, request: Any, context: Any) -> Any:
         self._me.enter("ListCoordinators")
         me = cluster_pb2.Coordinator(id=self._me.name, address=self._me.address, leader=True, version="0")
         return cluster_pb2.ListCoordinatorsResponse(coordinators=[me])
 
-    async def ListAgents(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ListAgents(self, request: Any, context: Any) -> Any:
         self._me.enter("ListAgents")
         schema = json.dumps({"type": "object"})
         providers = [
@@ -305,17 +305,17 @@ class _Secrets(endpoint_pb2_grpc.SecretServiceServicer):
     def __init__(self, coordinator: FakeCoordinator) -> None:
         self._me = coordinator
 
-    async def PutSecret(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def PutSecret(self, request: Any, context: Any) -> Any:
         mesh = self._me.enter("PutSecret")
         info = endpoint_pb2.SecretInfo(id=new_id(), name=request.name, created_at=now())
         mesh.secrets.setdefault(request.project_id, {})[info.id] = info
         return endpoint_pb2.PutSecretResponse(secret=info)
 
-    async def ListSecrets(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ListSecrets(self, request: Any, context: Any) -> Any:
         mesh = self._me.enter("ListSecrets")
         return endpoint_pb2.ListSecretsResponse(secrets=mesh.secrets.get(request.project_id, {}).values())
 
-    async def DeleteSecret(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def DeleteSecret(self, request: Any, context: Any) -> Any:
         mesh = self._me.enter("DeleteSecret")
         if mesh.secrets.get(request.project_id, {}).pop(request.secret_id, None) is None:
             raise NotFound(f'Secret with ID "{request.secret_id[:64]}" not found.')
