@@ -129,7 +129,7 @@ async def _end_group_with_leader(process: asyncio.subprocess.Process) -> None:
 
     Polled, because ``Process.wait`` of some Python versions waits for that stdout too.
     """
-    while process.returncode is None:  # noqa: ASYNC110
+    while process.returncode is None:  # noqa: ASYNC110 (polled on purpose, see above)
         await asyncio.sleep(WATCH_INTERVAL_S)
     _kill_group(process.pid)
 
