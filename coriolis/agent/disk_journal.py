@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import struct
 import time
 from pathlib import Path
 from types import TracebackType
 
 from coriolis.errors import Conflict, CoriolisError, QuotaExceeded, StaleGeneration, Unavailable
-from coriolis.transfer.cells import Run
+from coriolis.transfer.cells import Run, merge_runs
 from coriolis.transfer.journal import (
     Opening,
     Replay,
@@ -25,6 +27,9 @@ from coriolis.transfer.table import CellTable
 LOCK_WAIT_S = 10.0
 """A killed predecessor's lock goes with its process; one that still runs after this long is a defect."""
 
+MAX_HINT_BYTES = 64 << 20
+"""Four million cells, 4 TiB written without an end of the pass; beyond that a crash costs sending again."""
+
 
 class DiskJournal:
     """Open journal of one disk and side. Holding the file's lock means that no older process writes the volume."""
@@ -37,6 +42,7 @@ class DiskJournal:
         except OSError as failed:
             raise _journal_error(failed, 0) from failed
         self._lock(path)
+        self._hints = WrittenHints(path.with_suffix(".written"))
         try:
             self.state: Replay = self._replay()
         except BaseException:
@@ -73,7 +79,14 @@ class DiskJournal:
             raise StaleGeneration(
                 f"generation {opening.generation} of disk {opening.disk_id} is not above {self.state.generation}"
             )
+        before = self.state.opening
         self._append(opening_record(opening))
+        if before is None or (before.pass_number, before.snapshot_identity, before.size_bytes) != (
+            opening.pass_number,
+            opening.snapshot_identity,
+            opening.size_bytes,
+        ):
+            self._hints.clear()
         self.state = self._replay()
         os.lseek(self._file, 0, os.SEEK_END)
         assert self.state.table is not None
@@ -83,6 +96,15 @@ class DiskJournal:
         """Return when the ranges are on disk."""
         if runs:
             self._append(range_records(table, runs))
+
+    def hint_written(self, run: Run) -> None:
+        """Note cells that were written and are not durable: should this process die, they are worth a comparison."""
+        self._hints.add(run)
+
+    def written_hints(self) -> list[Run]:
+        """Cells that may hold what this pass wrote, sorted. Nothing may be built on it but a comparison."""
+        assert self.state.table is not None
+        return self._hints.runs(self.state.table.cells)
 
     def append_sealed(self, sealed: Sealed) -> None:
         self._append(sealed_record(sealed))
@@ -102,6 +124,7 @@ class DiskJournal:
             raise _journal_error(failed, len(record)) from failed
 
     def close(self) -> None:
+        self._hints.close()
         os.close(self._file)
 
     def __enter__(self) -> DiskJournal:
@@ -109,6 +132,40 @@ class DiskJournal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+class WrittenHints:
+    """A file of runs beside the journal, never synced: it survives the end of a process, which is what it is for.
+
+    It holds no truth: a lost or damaged entry costs sending a cell again, an invented one costs a comparison.
+    """
+
+    _ENTRY = struct.Struct("!QQ")
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._earlier = os.pread(self._file, MAX_HINT_BYTES, 0)
+        self._bytes = os.fstat(self._file).st_size
+
+    def add(self, run: Run) -> None:
+        if self._bytes >= MAX_HINT_BYTES:
+            return
+        with contextlib.suppress(OSError):  # a full file system is told of by the journal itself
+            self._bytes += os.write(self._file, self._ENTRY.pack(run.first, run.count))
+
+    def runs(self, cells: int) -> list[Run]:
+        """What an earlier process noted."""
+        whole = len(self._earlier) - len(self._earlier) % self._ENTRY.size
+        found = (Run(first, count) for first, count in self._ENTRY.iter_unpack(self._earlier[:whole]))
+        return merge_runs(run for run in found if 0 < run.count <= cells - run.first)
+
+    def clear(self) -> None:
+        self._earlier = b""
+        self._bytes = 0
+        os.ftruncate(self._file, 0)
+
+    def close(self) -> None:
+        os.close(self._file)
 
 
 def _journal_error(failed: OSError, wanted_bytes: int) -> CoriolisError:

@@ -1,36 +1,54 @@
-"""TransferService of a sink task: one server per task, mTLS, open to exactly one source."""
+"""TransferService of a sink task: one blocking gRPC server and one TLS port per task, open to exactly one source.
+
+Blocking, because lanes are: a frame is checked and written in the thread that received it. Control calls go over to the
+task's event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+import socket
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn, TypeVar
 
 import grpc
+import structlog
 
+from coriolis.agent.lanes.push_lane import ACKS_METHOD, DISK_KEY, GENERATION_KEY, PUSH_METHOD
 from coriolis.agent.sink_disk import SinkDisk
-from coriolis.errors import Denied, InvalidInput, StaleGeneration
+from coriolis.errors import CoriolisError, Denied, InvalidInput, StaleGeneration
+from coriolis.rpc.blocking import build_blocking_server
 from coriolis.rpc.channel import DATA_MESSAGE_BYTES
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
-from coriolis.rpc.gen.coriolis.v1 import transfer_pb2_grpc
-from coriolis.rpc.identity import Role, peer_identity
-from coriolis.rpc.interceptors import AccessInterceptor, MethodPolicy
-from coriolis.rpc.server import build_server
+from coriolis.rpc.identity import peer_identity
+from coriolis.rpc.interceptors import INTERNAL_ERROR_TEXT
+from coriolis.rpc.status import status_of, trailing_metadata
 from coriolis.rpc.tls import TlsFiles
+from coriolis.transfer.codec import decode
 
-PUSH_METHOD = "/coriolis.v1.TransferService/Push"
-DISK_KEY = "coriolis-disk"
-GENERATION_KEY = "coriolis-generation"
+log = structlog.get_logger(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
+MAX_THREADS = 160
+"""Calls served at once: lanes, streams of acks, control calls of a task's disks."""
+CALL_TIMEOUT_S = 600.0
+
+Answer = TypeVar("Answer")
+Context = grpc.ServicerContext
+OnOpened = Callable[[SinkDisk], None]
 
 
-class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
-    """Serves the disks of one task to the one identity named in the assignment."""
+class TransferServicer:
+    """Serves the disks of one task to the one identity named in the assignment. Methods run in threads of gRPC."""
 
-    def __init__(self, disks: Mapping[str, SinkDisk], allowed_identity: str) -> None:
+    def __init__(
+        self, disks: Mapping[str, SinkDisk], allowed_identity: str, direct_port: int, on_opened: OnOpened
+    ) -> None:
         self._disks = disks
         self._allowed = allowed_identity
+        self._direct_port = direct_port
+        self._on_opened = on_opened
+        self._loop = asyncio.get_running_loop()
 
     def _disk(self, context: Context, disk_id: str) -> SinkDisk:
         if str(peer_identity(context)) != self._allowed:
@@ -40,57 +58,147 @@ class TransferServicer(transfer_pb2_grpc.TransferServiceServicer):
         except KeyError as unknown:
             raise InvalidInput(f"disk {disk_id[:64]!r} is not part of this task") from unknown
 
-    async def OpenDisk(self, request: pb.OpenDiskRequest, context: Context) -> pb.OpenDiskResponse:
-        return await asyncio.to_thread(self._disk(context, request.disk_id).open, request)
+    def _in_loop(self, call: Coroutine[Any, Any, Answer]) -> Answer:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result(CALL_TIMEOUT_S)
 
-    async def CompareCells(self, request: pb.CompareCellsRequest, context: Context) -> pb.CompareCellsResponse:
-        return await self._disk(context, request.disk_id).compare(request)
+    def open_disk(self, request: pb.OpenDiskRequest, context: Context) -> pb.OpenDiskResponse:
+        disk = self._disk(context, request.disk_id)
+        answer = disk.open(request)
+        self._in_loop(self._tell_opened(disk))
+        answer.direct_port = self._direct_port
+        return answer
 
-    async def SealDisk(self, request: pb.SealDiskRequest, context: Context) -> pb.SealDiskResponse:
-        return await self._disk(context, request.disk_id).seal(request)
+    async def _tell_opened(self, disk: SinkDisk) -> None:
+        self._on_opened(disk)
 
-    async def push(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        """Raw frames in, acks out; ends when the source ends its side."""
+    def compare_cells(self, request: pb.CompareCellsRequest, context: Context) -> pb.CompareCellsResponse:
+        return self._in_loop(self._disk(context, request.disk_id).compare(request))
+
+    def seal_disk(self, request: pb.SealDiskRequest, context: Context) -> pb.SealDiskResponse:
+        return self._in_loop(self._disk(context, request.disk_id).seal(request))
+
+    def acks(self, request: pb.AcksRequest, context: Context) -> Iterator[bytes]:
+        """Raw ack frames until the source goes or the disk fails."""
+        disk = self._disk(context, request.disk_id)
+        disk.check_generation(request.generation)
+        listener = self._in_loop(_listen(disk))
+        context.add_callback(lambda: listener.put(None))
+        try:
+            while (message := listener.get()) is not None:
+                if isinstance(message, CoriolisError):
+                    raise message
+                yield message
+        finally:
+            self._loop.call_soon_threadsafe(disk.drop_listener, listener)
+
+    def push(self, messages: Iterator[bytes], context: Context) -> bytes:
+        """Raw frames in, nothing out; ends when the source ends its side."""
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         disk = self._disk(context, metadata.get(DISK_KEY, ""))
         if metadata.get(GENERATION_KEY) != str(disk.generation):
             raise StaleGeneration("the stream belongs to a replaced attempt")
-        lane = disk.add_lane()
-        # no TaskGroup around a yield: it would cancel gRPC's own task, and the reason would never reach the source
-        pump = asyncio.create_task(_pump(messages, disk, lane))
+        for message in messages:
+            disk.take_here(decode(message))
+        return b""
+
+
+async def _listen(disk: SinkDisk) -> Any:
+    return disk.listen()
+
+
+def _guarded(method: Callable[[Any, Context], Answer]) -> Callable[[Any, Context], Answer]:
+    def call(request: Any, context: Context) -> Answer:
         try:
-            while (ack := await lane.get()) is not None:
-                yield ack
-            await pump
-        finally:
-            disk.drop_lane(lane)
-            pump.cancel()
-            await asyncio.wait([pump])
+            return method(request, context)
+        except Exception as error:  # noqa: BLE001 - the outermost frame of every call
+            _abort(method.__name__, context, error)
+
+    return call
 
 
-async def _pump(messages: AsyncIterator[bytes], disk: SinkDisk, lane: asyncio.Queue[bytes | None]) -> None:
+def _guarded_stream(method: Callable[[Any, Context], Iterator[bytes]]) -> Callable[[Any, Context], Iterator[bytes]]:
+    def call(request: Any, context: Context) -> Iterator[bytes]:
+        try:
+            yield from method(request, context)
+        except Exception as error:  # noqa: BLE001 - the outermost frame of every call
+            _abort(method.__name__, context, error)
+
+    return call
+
+
+def _abort(method: str, context: Context, error: Exception) -> NoReturn:
+    if not isinstance(error, CoriolisError):
+        if context.is_active():  # a broken stream ends its iterator with an error of gRPC's own
+            log.error("call failed unexpectedly", method=method, exc_info=error)
+        error = CoriolisError(INTERNAL_ERROR_TEXT)
+    context.set_trailing_metadata(trailing_metadata(error))
+    context.abort(status_of(error), error.message)
+    raise AssertionError("abort returned")
+
+
+class Listener:
+    """A started server: gRPC on ``port``, accepted ``direct`` connections through ``on_connection``."""
+
+    def __init__(self, server: grpc.Server, port: int, direct: socket.socket) -> None:
+        self._server, self.port, self._direct = server, port, direct
+        self.direct_port = int(direct.getsockname()[1])
+
+    async def accept_direct(self, take: Callable[[socket.socket], None]) -> None:
+        """Hand every connection on, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(self._direct)
+            connection.setblocking(True)
+            take(connection)
+
+    async def stop(self, grace_s: float) -> None:
+        self._direct.close()
+        await asyncio.to_thread(self._server.stop(grace_s).wait)
+
+
+def start_listener(
+    tls: TlsFiles,
+    bind_host: str,
+    disks: Mapping[str, SinkDisk],
+    allowed_identity: str,
+    on_opened: OnOpened = lambda disk: None,
+) -> Listener:
+    """Servers on free ports of ``bind_host``. Call it in the event loop that serves the disks."""
+    direct = socket.create_server((bind_host, 0), backlog=64)
+    direct.setblocking(False)
     try:
-        async for message in messages:
-            # the ack queue is bounded by the source's window: it sends no more than that unacknowledged
-            lane.put_nowait(await disk.take(message))
-    finally:
-        lane.put_nowait(None)
+        server, port = build_blocking_server(
+            f"{bind_host}:0",
+            tls,
+            ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="transfer"),
+            max_calls=MAX_THREADS,
+            max_message_bytes=DATA_MESSAGE_BYTES,
+        )
+    except BaseException:
+        direct.close()
+        raise
+    servicer = TransferServicer(disks, allowed_identity, int(direct.getsockname()[1]), on_opened)
+    handlers = {
+        "OpenDisk": _unary(servicer.open_disk, pb.OpenDiskRequest),
+        "CompareCells": _unary(servicer.compare_cells, pb.CompareCellsRequest),
+        "SealDisk": _unary(servicer.seal_disk, pb.SealDiskRequest),
+        _name(PUSH_METHOD): grpc.stream_unary_rpc_method_handler(_guarded(servicer.push)),
+        _name(ACKS_METHOD): grpc.unary_stream_rpc_method_handler(
+            _guarded_stream(servicer.acks), request_deserializer=pb.AcksRequest.FromString
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("coriolis.v1.TransferService", handlers),))
+    server.start()
+    return Listener(server, port, direct)
 
 
-async def start_listener(
-    tls: TlsFiles, bind_host: str, disks: Mapping[str, SinkDisk], allowed_identity: str
-) -> tuple[grpc.aio.Server, int]:
-    """A started server on a free port of ``bind_host``, and that port."""
-    roles: dict[str, tuple[Role, ...]] = {"/coriolis.v1.TransferService/": ("agent",)}
-    policy = MethodPolicy(roles)
-    server, port = build_server(
-        f"{bind_host}:0", tls, [AccessInterceptor(policy)], max_message_bytes=DATA_MESSAGE_BYTES
+def _unary(method: Callable[[Any, Context], Any], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    return grpc.unary_unary_rpc_method_handler(
+        _guarded(method),
+        request_deserializer=request.FromString,
+        response_serializer=lambda answer: answer.SerializeToString(),
     )
-    servicer = TransferServicer(disks, allowed_identity)
-    transfer_pb2_grpc.add_TransferServiceServicer_to_server(servicer, server)
-    push = grpc.stream_stream_rpc_method_handler(servicer.push)
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("coriolis.v1.TransferService", {"Push": push}),)
-    )
-    await server.start()
-    return server, port
+
+
+def _name(method: str) -> str:
+    return method.rpartition("/")[2]

@@ -8,10 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from coriolis.agent.assignment import Assignment, TaskContext
 from coriolis.agent.disk_journal import DiskJournal
+from coriolis.agent.lanes.hosts import SinkHosts
 from coriolis.agent.listener import start_listener
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
@@ -37,7 +36,7 @@ def manifest_paths(context: TaskContext, migration_id: str) -> dict[str, Path]:
 
 
 async def receive_pass(context: TaskContext) -> dict[str, Any]:
-    """Return when every disk is sealed. Raises TimedOut when the source falls silent."""
+    """Return when every disk is sealed. Raises TimedOut when the source falls silent, and what a volume refused."""
     work = context.assignment
     async with open_endpoint(context) as connection, AsyncExitStack() as stack:
         target = volumes_of(connection, work.provider)
@@ -46,11 +45,19 @@ async def receive_pass(context: TaskContext) -> dict[str, Any]:
             background = [group.create_task(disk.flush_regularly()) for disk in disks.values()]
             background.append(group.create_task(_watch_idle(disks)))
             for disk in disks.values():
-                await disk.sealed.wait()
+                await _sealed(disk)
             for task in background:
                 task.cancel()
     digests = {disk_id: disk.manifest_digest.hex() for disk_id, disk in disks.items()}
     return {"manifests": digests}
+
+
+async def _sealed(disk: SinkDisk) -> None:
+    sealing = asyncio.create_task(disk.sealed.wait())
+    disk.failed.add_done_callback(lambda _: sealing.cancel())
+    await asyncio.wait([sealing])
+    if disk.failed.done():
+        disk.failed.result()
 
 
 async def _open_disks(context: TaskContext, target: VolumeTarget, stack: AsyncExitStack) -> dict[str, SinkDisk]:
@@ -72,19 +79,27 @@ async def _open_disks(context: TaskContext, target: VolumeTarget, stack: AsyncEx
             writer,
             journal,
             manifests[disk.id],
+            work.allowed_identity,
         )
     return disks
 
 
 @asynccontextmanager
-async def _listening(context: TaskContext, disks: Mapping[str, SinkDisk]) -> AsyncIterator[grpc.aio.Server]:
-    place = context.workplace
-    server, port = await start_listener(place.tls, place.bind_host, disks, context.assignment.allowed_identity)
+async def _listening(context: TaskContext, disks: Mapping[str, SinkDisk]) -> AsyncIterator[None]:
+    place, allowed = context.workplace, context.assignment.allowed_identity
+    hosts = SinkHosts(place.tls, allowed)
+    listener = start_listener(place.tls, place.bind_host, disks, allowed, hosts.attach)
+    accepting = asyncio.create_task(listener.accept_direct(hosts.take))
     try:
-        context.listening(f"{place.advertise_host}:{port}")
-        yield server
+        await hosts.start(list(disks.values()))
+        context.listening(f"{place.advertise_host}:{listener.port}")
+        yield
     finally:
-        await server.stop(STOP_GRACE_S)
+        accepting.cancel()
+        await asyncio.wait([accepting])
+        await listener.stop(STOP_GRACE_S)
+        # the volumes are closed after this: no lane may still write to them
+        await hosts.close()
 
 
 async def _watch_idle(disks: Mapping[str, SinkDisk]) -> None:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
-from coriolis.agent.assignment import TaskContext
+from coriolis.agent.assignment import Assignment, TaskContext
+from coriolis.agent.choose_route import AddressOf, choose_route, wanted_transport
 from coriolis.agent.disk_journal import DiskJournal
+from coriolis.agent.lanes.hosts import source_hosts
+from coriolis.agent.push_disk import Limits
 from coriolis.agent.replicate_sink import disk_file
-from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk
+from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk, Wiring
 from coriolis.agent.tasks.endpoint import open_endpoint, snapshots_of
 from coriolis.errors import ChangeLogLost, NotFound, Unavailable
 from coriolis.model.disk import Extent, Snapshot
 from coriolis.model.resource import ResourceKind
 from coriolis.providers.base import SnapshotSource
-from coriolis.rpc.channel import DATA_MESSAGE_BYTES, open_channel
+from coriolis.providers.layers.throttle import throttled
+from coriolis.rpc.channel import open_channel
 from coriolis.rpc.gen.coriolis.v1 import types_pb2
 from coriolis.transfer.cells import cell_count, complement, covering_runs
+from coriolis.transfer.lane_count import MAX_LANES, MIN_LANES
 from coriolis.transfer.sender import Plan
 
 REPORT_S = 0.5
+MAX_CONTROL_BYTES = 16 << 20
+"""An OpenDisk answer says for each of 64 million cells whether it is there."""
 
 
 async def send_pass(context: TaskContext) -> dict[str, Any]:
@@ -60,19 +68,25 @@ async def _send_disks(
     work = context.assignment
     folder = context.workplace.transfer_dir(work) / "source"
     reports: dict[str, ProgressReport] = {}
-    lane = partial(
+    control = partial(
         open_channel,
         work.peer_address,
         context.workplace.tls,
         work.peer_identity,
-        max_message_bytes=DATA_MESSAGE_BYTES,
+        max_message_bytes=MAX_CONTROL_BYTES,
         own_connection=True,
     )
-    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+    transport = wanted_transport(work.environment)
+    async with source_hosts(context.workplace.tls) as hosts, AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        choose = partial(choose_route, transport, context.workplace.tls, work.peer_identity, _address_of(work))
+        limits = Limits(max(MIN_LANES, MAX_LANES // len(snapshot.disks)), len(os.sched_getaffinity(0)))
         for index, disk in enumerate(snapshot.disks):
             journal = await asyncio.to_thread(DiskJournal, folder / disk_file(disk.disk_id, index, "journal"))
             stack.enter_context(journal)
-            reader = await stack.enter_async_context(source.open_reader(snapshot, disk.disk_id))
+            reader = throttled(
+                await stack.enter_async_context(source.open_reader(snapshot, disk.disk_id)),
+                context.workplace.read_limit_bytes_per_s,
+            )
             plan = await _plan(context, source, snapshot, base, disk.disk_id, disk.size_bytes)
             what = PassDisk(
                 work.migration_id,
@@ -82,12 +96,21 @@ async def _send_disks(
                 disk.size_bytes,
                 snapshot.identity,
             )
-            sending = SourceDisk(what, reader, journal, lane)
+            sending = SourceDisk(what, reader, journal, Wiring(control, hosts, choose, limits))
             task = group.create_task(sending.send(plan))
             report = ProgressReport(context, sending, plan.plan.total_bytes(disk.size_bytes))
             reports[disk.disk_id] = report
             group.create_task(report.until(task))
     return {disk_id: report.final() for disk_id, report in reports.items()}
+
+
+def _address_of(work: Assignment) -> AddressOf:
+    host = work.peer_address.rpartition(":")[0]
+
+    def address(service: str, port: int) -> str:
+        return f"{host}:{port}" if service == "direct" else work.peer_address
+
+    return address
 
 
 async def _plan(

@@ -1,34 +1,52 @@
-"""One disk at the sink: carries out what the receiver accepts, flushes, journals, seals."""
+"""One disk at the sink: what lanes wrote becomes durable, is journalled, acknowledged, and in the end sealed."""
 
 from __future__ import annotations
 
 import asyncio
+import queue
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from coriolis.agent.disk_journal import DiskJournal
+from coriolis.agent.lanes.cell_io import CellWriter, DescriptorWriter, LoopWriter
+from coriolis.agent.lanes.messages import DiskFailed, FromHost, Refused, Wrote
+from coriolis.agent.lanes.sink_host import ServedDisk, take_frame
+from coriolis.agent.lanes.touched import touched_bytes
 from coriolis.agent.manifest_update import enter_cell
 from coriolis.durable_file import replace_file
-from coriolis.errors import Conflict, Corrupt, InvalidInput, StaleGeneration
+from coriolis.errors import Conflict, CoriolisError, Corrupt, InvalidInput, StaleGeneration, from_code
 from coriolis.model.resource import Volume
-from coriolis.providers.base import BlockWriter
+from coriolis.providers.base import BlockWriter, raw_descriptor
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, cell_length, complement, merge_runs
-from coriolis.transfer.codec import cell_digest, decode, encode, nonzero_blocks
+from coriolis.transfer.codec import Frame, FrameKind, cell_digest, encode_acks, nonzero_blocks
 from coriolis.transfer.journal import Opening, Sealed
 from coriolis.transfer.manifest import decode_manifest, encode_manifest
-from coriolis.transfer.receiver import FLUSH_INTERVAL_S, WINDOW_BYTES, Receiver, Write
+from coriolis.transfer.receiver import FLUSH_INTERVAL_S, WINDOW_BYTES, Receiver, untouched_cells
+from coriolis.transfer.run_map import pack_runs
 from coriolis.transfer.table import CellTable
 
 log = structlog.get_logger(__name__)
 
 MAX_COMPARED_CELLS = 4096
 _FLUSH_POLL_S = 0.1
+ACK_DELAY_S = 0.003
+"""Acks of this long travel together: a message each would cost more than the cells they are for."""
+
+AckQueue = queue.SimpleQueue["bytes | CoriolisError | None"]
+
+
+class OpenedDisk(msgspec.Struct, frozen=True):
+    """What lane hosts need to serve it. ``touched_descriptor``: of the memory that all of them share."""
+
+    served: ServedDisk
+    touched_descriptor: int
 
 
 class SinkDisk:
-    """State and volume of one disk for one attempt (generation)."""
+    """State and volume of one disk for one attempt (generation). All methods but ``open`` run in the event loop."""
 
     def __init__(
         self,
@@ -40,24 +58,36 @@ class SinkDisk:
         writer: BlockWriter,
         journal: DiskJournal,
         manifest_path: Path,
+        allowed_identity: str = "",
     ) -> None:
         self.disk_id = disk_id
         self.generation = generation
         self.pass_number = pass_number
         self.sealed = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Gets the exception when the volume cannot be written."""
         self.manifest_digest = b""
         self.activity = 0
         """Counts frames and calls; the task watches it for stalls."""
+        self.opened: OpenedDisk | None = None
+        self.wire_bytes = 0
         self._transfer_id = transfer_id
         self._volume = volume
         self._writer = writer
         self._journal = journal
         self._manifest_path = manifest_path
+        self._allowed = allowed_identity
         self._receiver: Receiver | None = None
         self._flush_lock = asyncio.Lock()
-        self._lanes: set[asyncio.Queue[bytes | None]] = set()
+        self._listeners: set[AckQueue] = set()
+        self._acks: list[Frame] = []
         self._compare_first = False
         self._journalled: list[Run] = []
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def volume_bytes(self) -> int:
+        return self._volume.size_bytes
 
     @property
     def receiver(self) -> Receiver:
@@ -98,45 +128,104 @@ class SinkDisk:
                 before.opening.snapshot_identity,
             ) == (request.pass_number, request.snapshot_identity)
             table = self._journal.open_attempt(opening)
-            self._receiver = Receiver(request.size_bytes, self.generation, table, unwritten_is_zero=fresh)
+            touched, shared = touched_bytes(untouched_cells(table, unwritten_is_zero=fresh))
             self._journalled = table.known_runs()
             self._compare_first = not same_pass and not fresh and self.pass_number == 1
-        runs = [pb.CellRange(first=run.first, count=run.count) for run in self._receiver.table.known_runs()]
+            self._receiver = Receiver(request.size_bytes, self.generation, table, touched, unwritten_is_zero=fresh)
+            served = ServedDisk(self.disk_id, self._receiver.intake, self._cell_writer(), self._allowed)
+            self.opened = OpenedDisk(served, shared)
+        cells = self._receiver.table.cells
         return pb.OpenDiskResponse(
-            durable=runs,
+            durable_map=pack_runs(self._receiver.table.known_runs(), cells),
+            written_map=pack_runs(self._journal.written_hints(), cells),
             unwritten_is_zero=fresh,
             window_bytes=WINDOW_BYTES,
             compare_first=self._compare_first,
         )
 
+    def _cell_writer(self) -> CellWriter:
+        direct = raw_descriptor(self._writer)
+        if direct is None:
+            return LoopWriter(self._writer, self._loop)
+        return DescriptorWriter(direct.number, direct.label)
+
+    def descriptor(self) -> tuple[int, str] | None:
+        """(descriptor, label) of a volume that lane processes can write by themselves."""
+        direct = raw_descriptor(self._writer)
+        return None if direct is None else (direct.number, direct.label)
+
     # -- frames -------------------------------------------------------------------------------------------------
 
-    def add_lane(self) -> asyncio.Queue[bytes | None]:
-        """Acks for a new Push stream; begins with what is durable, since a lost lane may have missed it."""
-        lane: asyncio.Queue[bytes | None] = asyncio.Queue()
-        for message in self.receiver.durable_acks(self._journalled):
-            lane.put_nowait(message)
-        self._lanes.add(lane)
-        return lane
+    # -- acks ---------------------------------------------------------------------------------------------------
 
-    def drop_lane(self, lane: asyncio.Queue[bytes | None]) -> None:
-        self._lanes.discard(lane)
+    def listen(self) -> AckQueue:
+        """A queue of ack messages; begins with all that is known, since an earlier stream may have lost some.
 
-    async def take(self, message: bytes) -> bytes:
-        """Write one frame; returns its RECEIVED or REJECTED ack. Raises StaleGeneration for an old chunk."""
+        Bounded by the source's window: it sends no more than that unacknowledged. Ends with None or an error.
+        """
+        listener: AckQueue = queue.SimpleQueue()
+        for message in (*self.receiver.known_acks(), *self.receiver.durable_acks(self._journalled)):
+            listener.put(message)
+        if self.failed.done():
+            listener.put(_error_of(self.failed))
+        self._listeners.add(listener)
+        return listener
+
+    def drop_listener(self, listener: AckQueue) -> None:
+        self._listeners.discard(listener)
+
+    def _ack(self, frame: Frame) -> None:
+        if not self._acks:
+            self._loop.call_later(ACK_DELAY_S, self._send_acks)
+        self._acks.append(frame)
+
+    def _send_acks(self) -> None:
+        frames, self._acks = self._acks, []
+        self._tell(encode_acks(frames))
+
+    def _tell(self, messages: list[bytes]) -> None:
+        for listener in self._listeners:
+            for message in messages:
+                listener.put(message)
+
+    # -- frames -------------------------------------------------------------------------------------------------
+
+    def take(self, message: FromHost) -> None:
+        """What a lane's host says of this disk."""
         self.activity += 1
-        frame = decode(message)
+        match message:
+            case Wrote():
+                self._wrote(message)
+            case Refused(_, cell, count, reason):
+                log.warning("chunk refused", disk=self.disk_id, reason=reason)
+                self._ack(Frame(FrameKind.REJECTED, self.generation, cell, count))
+            case DiskFailed(_, code, text):
+                self.fail(from_code(code, text))
+
+    def _wrote(self, wrote: Wrote) -> None:
+        kind = FrameKind(wrote.kind)
+        frame = Frame(kind, self.generation, wrote.cell, wrote.count, wrote.length, wrote.bitmap, wrote.digest)
+        self.wire_bytes += wrote.wire_bytes
+        self._journal.hint_written(Run(wrote.cell, wrote.count))
+        self._ack(self.receiver.written(frame))
+
+    def take_here(self, frame: Frame) -> None:
+        """Check and write one frame in this thread (of gRPC), then let the event loop know."""
+        assert self.opened is not None
         try:
-            accepted = self.receiver.accept(frame)
-        except Corrupt as damaged:
-            log.warning("chunk refused", disk=self.disk_id, reason=damaged.message)
-            return encode(self.receiver.rejection(frame))
-        for operation in accepted.operations:
-            if isinstance(operation, Write):
-                await self._writer.write_at(operation.offset, operation.data)
-            else:
-                await self._writer.write_zeroes(operation.offset, operation.length)
-        return encode(self.receiver.written(accepted.frame))
+            said: FromHost = take_frame(self.opened.served, frame)
+        except StaleGeneration:
+            raise
+        except CoriolisError as failed:
+            said = DiskFailed(self.disk_id, failed.code, failed.message)
+        self._loop.call_soon_threadsafe(self.take, said)
+
+    def fail(self, error: CoriolisError) -> None:
+        """The volume cannot be written: the task fails, and the source learns why."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+            for listener in self._listeners:
+                listener.put(error)
 
     async def flush(self) -> None:
         """Make everything written so far durable, then journal it, then tell the source. In this order only."""
@@ -152,9 +241,7 @@ class SinkDisk:
                 self.receiver.flush_failed(batch)
                 raise
             self._journalled = merge_runs([*self._journalled, *runs])
-            for message in self.receiver.durable_acks(runs):
-                for lane in self._lanes:
-                    lane.put_nowait(message)
+            self._tell(self.receiver.durable_acks(runs))
 
     async def flush_regularly(self) -> None:
         """Flush by amount or age until cancelled."""
@@ -234,3 +321,9 @@ class SinkDisk:
         if before.size_bytes != self.receiver.size_bytes:
             raise Conflict(f"disk {self.disk_id} changed its size between passes")
         return before
+
+
+def _error_of(failed: asyncio.Future[None]) -> CoriolisError:
+    error = failed.exception()
+    assert isinstance(error, CoriolisError)
+    return error

@@ -1,9 +1,9 @@
-"""One disk at the source: plans the pass, skips what is proved to be there, pushes the rest over several lanes."""
+"""One disk at the source: plans the pass, skips what is proved to be there, pushes the rest, seals."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import grpc
@@ -11,28 +11,29 @@ import msgspec
 import structlog
 
 from coriolis.agent.disk_journal import DiskJournal
-from coriolis.agent.listener import DISK_KEY, GENERATION_KEY, PUSH_METHOD
-from coriolis.errors import CoriolisError, Corrupt, TimedOut, Unavailable
+from coriolis.agent.lanes.hosts import SourceHosts
+from coriolis.agent.lanes.messages import AttachDisk
+from coriolis.agent.lanes.push_lane import ACKS_METHOD
+from coriolis.agent.push_disk import Limits, PushDisk, Route
+from coriolis.errors import Corrupt
 from coriolis.providers.base import BlockReader
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2_grpc
 from coriolis.rpc.status import to_error
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_length, intersect_runs, merge_runs, split_runs, subtract_runs
-from coriolis.transfer.codec import cell_digest, decode_acks, encode, nonzero_blocks
+from coriolis.transfer.codec import cell_digest, nonzero_blocks
 from coriolis.transfer.journal import Opening
-from coriolis.transfer.sender import Plan, ReadCell, Sender
+from coriolis.transfer.run_map import unpack_runs
+from coriolis.transfer.sender import Plan, Sender
 from coriolis.transfer.table import CellState, CellTable
 
 log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
 
-LANES = 2
-MAX_LANE_RESTARTS = 5
-STALL_S = 60.0
 COMPARE_BATCH_CELLS = 64
 CALL_TIMEOUT_S = 600.0
-"""One comparison or seal may read and flush a lot; a stalled sink is found by STALL_S on the lanes."""
+"""One comparison or seal may read and flush a lot; a stalled sink is found by the lanes."""
 
 
 class DiskPlan(msgspec.Struct, frozen=True):
@@ -53,40 +54,47 @@ class PassDisk(msgspec.Struct, frozen=True):
     snapshot_identity: str
 
 
-class SourceDisk:
-    """Sends one disk; ``sender.stats`` and ``covered`` tell how far it is."""
+class Wiring(msgspec.Struct, frozen=True):
+    """What a disk needs of its task. ``choose_route`` gets the sink's direct port (0: none); ``take_pace`` is
+    ``Pace.take`` of the disk."""
 
-    def __init__(
-        self, what: PassDisk, reader: BlockReader, journal: DiskJournal, open_lane: Callable[[], grpc.aio.Channel]
-    ) -> None:
+    open_control: Callable[[], grpc.aio.Channel]
+    hosts: SourceHosts
+    choose_route: Callable[[int], Awaitable[Route]]
+    limits: Limits
+    take_pace: Callable[[int, float], float] = lambda count, now: 0.0
+
+
+class SourceDisk:
+    """Sends one disk; ``sender`` tells how far it is, ``push`` how."""
+
+    def __init__(self, what: PassDisk, reader: BlockReader, journal: DiskJournal, wiring: Wiring) -> None:
         self.what = what
         self.sealed = False
         self.manifest_digest = b""
         self.sender: Sender | None = None
+        self.push: PushDisk | None = None
+        self.route: Route | None = None
         self._reader = reader
         self._journal = journal
-        self._open_lane = open_lane
-        self._changed = asyncio.Event()
-        self._last_ack = 0.0
-        self._journal_tasks: list[Run] = []
+        self._wiring = wiring
+        self._durable: list[Run] = []
 
     async def send(self, disk_plan: DiskPlan) -> None:
         """Return when the pass is sealed. Raises TimedOut after 60 s without an ack, Corrupt, StaleGeneration."""
-        async with self._open_lane() as control:
+        async with self._wiring.open_control() as control:
             stub = transfer_pb2_grpc.TransferServiceStub(control)
             opened = await self._open(stub)
             if opened.window_bytes < CELL_BYTES:
                 raise Corrupt(f"the sink offers a window of {opened.window_bytes} bytes, which fits no cell")
             table = self._open_journal()
             sender = Sender(
-                self.what.size_bytes,
-                disk_plan.plan,
-                self.what.generation,
-                window_bytes=opened.window_bytes,
+                self.what.size_bytes, disk_plan.plan, self.what.generation, window_bytes=opened.window_bytes
             )
             self.sender = sender
             await self._skip_known(stub, sender, table, opened, disk_plan)
-            await self._push_all(sender)
+            if not sender.exhausted:
+                await self._push_all(control, sender, opened.direct_port)
             await self._seal(stub, sender)
 
     async def _open(self, stub: transfer_pb2_grpc.TransferServiceAsyncStub) -> pb.OpenDiskResponse:
@@ -126,9 +134,9 @@ class SourceDisk:
     ) -> None:
         """Durable there and recorded here: skip. Known on one side only, or nothing known for sure: compare."""
         cells = ours.cells
-        # what a sink says is only ever used to narrow the plan; runs that cannot be say nothing
-        said = [Run(run.first, run.count) for run in opened.durable if 0 < run.count <= cells - run.first]
-        theirs = merge_runs(said)
+        # what a sink says is only ever used to narrow the plan
+        theirs = unpack_runs(opened.durable_map, cells)
+        written = unpack_runs(opened.written_map, cells)
         mine = ours.known_runs()
         both = intersect_runs(mine, theirs)
         sender.skip(ours, both)
@@ -136,7 +144,7 @@ class SourceDisk:
         if disk_plan.compare or opened.compare_first:
             doubtful = planned
         else:
-            doubtful = intersect_runs(planned, merge_runs([*mine, *theirs]))
+            doubtful = intersect_runs(planned, merge_runs([*mine, *theirs, *written]))
         doubtful = subtract_runs(doubtful, both)
         zero = merge_runs(disk_plan.plan.zero)
         for run in split_runs(doubtful, COMPARE_BATCH_CELLS):
@@ -167,102 +175,37 @@ class SourceDisk:
                 equal.set_zero(Run(cell, 1))
         sender.skip(equal, equal.known_runs())
 
-    # -- lanes --------------------------------------------------------------------------------------------------
+    # -- sending ------------------------------------------------------------------------------------------------
 
-    async def _push_all(self, sender: Sender) -> None:
-        self._last_ack = asyncio.get_running_loop().time()
+    async def _push_all(self, control: grpc.aio.Channel, sender: Sender, direct_port: int) -> None:
+        what, wiring = self.what, self._wiring
+        route = self.route = await wiring.choose_route(direct_port)
+        links = await wiring.hosts.links_for(AttachDisk(what.disk_id, what.size_bytes, what.generation), self._reader)
+        acks = control.unary_stream(ACKS_METHOD, pb.AcksRequest.SerializeToString, None)
+        request = pb.AcksRequest(disk_id=what.disk_id, generation=what.generation)
+        self.push = PushDisk(
+            what.disk_id,
+            sender,
+            links,
+            route,
+            wiring.limits,
+            lambda: acks(request),
+            wiring.take_pace,
+            self._durable.extend,
+        )
         async with asyncio.TaskGroup() as group:
-            watch = group.create_task(self._watch_stall(sender))
             record = group.create_task(self._record_durable(sender))
-            lanes = [group.create_task(self._lane(sender, number)) for number in range(LANES)]
-            await asyncio.wait(lanes)
-            watch.cancel()
+            await self.push.run()
             record.cancel()
-
-    async def _watch_stall(self, sender: Sender) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(1)
-            waiting = sender.in_flight_bytes or sender.undurable_sent_bytes
-            if waiting and loop.time() - self._last_ack > STALL_S:
-                raise TimedOut(f"disk {self.what.disk_id}: no acknowledgement for {STALL_S:.0f} s")
 
     async def _record_durable(self, sender: Sender) -> None:
         """Journal durable runs once a second: losing the last second only means comparing those cells."""
         while True:
             await asyncio.sleep(1)
-            await self._journal_durable(sender)
-
-    async def _journal_durable(self, sender: Sender) -> None:
-        runs, self._journal_tasks = merge_runs(self._journal_tasks), []
-        known = [run for run in runs if CellState.UNKNOWN not in sender.sent.get_run(run)[0]]
-        await asyncio.to_thread(self._journal.append_ranges, sender.sent, known)
-
-    async def _lane(self, sender: Sender, number: int) -> None:
-        restarts = 0
-        while not sender.exhausted:
-            try:
-                await self._run_lane(sender, number)
-            except* (grpc.aio.AioRpcError, Unavailable) as failed:
-                sender.lane_lost(number)
-                self._wake()
-                restarts += 1
-                first = failed.exceptions[0]
-                error = to_error(first) if isinstance(first, grpc.aio.AioRpcError) else first
-                fatal = isinstance(error, CoriolisError) and not error.retryable
-                if restarts > MAX_LANE_RESTARTS or fatal:
-                    raise error from failed
-                log.warning("lane lost, its cells are sent again", disk=self.what.disk_id, lane=number)
-                await asyncio.sleep(0.2 * restarts)
-
-    async def _run_lane(self, sender: Sender, number: int) -> None:
-        metadata = ((DISK_KEY, self.what.disk_id), (GENERATION_KEY, str(self.what.generation)))
-        async with self._open_lane() as channel:
-            push = channel.stream_stream(PUSH_METHOD, None, None)
-            call = push(None, metadata=metadata)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._take_acks(sender, call.__aiter__()))
-                await self._feed_lane(sender, call, number)
-
-    async def _feed_lane(self, sender: Sender, call: grpc.aio.StreamStreamCall[bytes, bytes], number: int) -> None:
-        while not sender.exhausted:
-            work = sender.next_work()
-            if work is None:
-                self._changed.clear()
-                if not sender.exhausted:
-                    await self._changed.wait()
-                continue
-            if isinstance(work, ReadCell):
-                try:
-                    data = await self._reader.read_at(
-                        work.cell * CELL_BYTES, cell_length(work.cell, self.what.size_bytes)
-                    )
-                except BaseException:
-                    sender.read_failed(work.cell)
-                    raise
-                frame = sender.read_done(work.cell, data, number)
-            else:
-                frame = sender.zero_frame(work.run, number)
-            try:
-                await call.write(encode(frame))
-            except asyncio.InvalidStateError:
-                return  # the stream has ended: who reads the acks learns why
-        self._wake()
-        await call.done_writing()
-
-    async def _take_acks(self, sender: Sender, call: AsyncIterator[bytes]) -> None:
-        async for message in call:
-            self._last_ack = asyncio.get_running_loop().time()
-            for ack in decode_acks(message):
-                sender.on_ack(ack)
-                if ack.kind.name == "DURABLE" and ack.generation == self.what.generation:
-                    self._journal_tasks.append(Run(ack.cell, ack.count))
-            self._wake()
-        if not sender.exhausted:
-            raise Unavailable("the sink ended a lane before everything was received")
-
-    def _wake(self) -> None:
-        self._changed.set()
+            runs = merge_runs(self._durable)
+            self._durable.clear()
+            known = [run for run in runs if CellState.UNKNOWN not in sender.sent.get_run(run)[0]]
+            await asyncio.to_thread(self._journal.append_ranges, sender.sent, known)
 
     async def _seal(self, stub: transfer_pb2_grpc.TransferServiceAsyncStub, sender: Sender) -> None:
         data_cells, zero_cells, aggregate = sender.seal_counts()

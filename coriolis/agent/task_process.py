@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import signal
 import sys
 from contextlib import ExitStack
 from types import TracebackType
@@ -28,6 +26,8 @@ from coriolis.agent.child_protocol import (
     decode_for_child,
     encode_line,
 )
+from coriolis.agent.lanes.malloc import keep_freed_memory
+from coriolis.agent.lanes.parent import die_with_parent
 from coriolis.agent.tasks import task_function
 from coriolis.agent.workplace import Workplace
 from coriolis.errors import CoriolisError, Unavailable, from_code
@@ -35,8 +35,6 @@ from coriolis.observability.logging import configure_logging, log_context
 from coriolis.providers.registry import load_provider
 from coriolis.rpc.gen.coriolis.v1 import types_pb2
 from coriolis.security.redact import LIVE_SECRETS, secret_values
-
-_PR_SET_PDEATHSIG = 1
 
 log = structlog.get_logger(__name__)
 
@@ -125,13 +123,6 @@ def _masked(value: Any) -> Any:
             return value
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when the agent dies: a task without its agent has no fence (Linux prctl(2))."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        sys.exit("the agent is gone")
-
-
 def unwrap(error: BaseException) -> CoriolisError | None:
     """The CoriolisError inside (nested) exception groups, or None when there is anything else in them."""
     if isinstance(error, CoriolisError):
@@ -183,6 +174,7 @@ def main() -> None:
     # results go to the original standard output; whatever a library prints goes to the log
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    keep_freed_memory()
     configure_logging()
     sys.excepthook = log_crash
     asyncio.run(work(out))

@@ -62,6 +62,27 @@ class BlockReader(Protocol):
         ...
 
 
+class RawDescriptor(msgspec.Struct, frozen=True):
+    """An open file or block device that holds a disk byte for byte, for blocking access by lanes' threads and
+    processes. ``label`` names it in errors; ``identity``: the file must stay what this says, "" when it may change."""
+
+    number: int
+    label: str
+    identity: str = ""
+
+
+class HasDescriptor(Protocol):
+    """A reader or writer that can say where its bytes are. Optional; everything works without, only slower."""
+
+    def descriptor(self) -> RawDescriptor: ...
+
+
+def raw_descriptor(disk: BlockReader) -> RawDescriptor | None:
+    """The descriptor of a reader or writer that has one."""
+    found = getattr(disk, "descriptor", None)
+    return found() if callable(found) else None
+
+
 @runtime_checkable
 class BlockWriter(BlockReader, Protocol):
     """Random-access writes of one volume. Overlapping writes are applied in call order."""

@@ -38,6 +38,21 @@ def open_channel(
     UNAVAILABLE. ``own_connection`` keeps gRPC from sharing one TCP connection between channels to the same
     address (lanes). The certificate is read once: open a new channel after a renewal.
     """
+    return grpc.aio.secure_channel(
+        address,
+        channel_credentials(tls),
+        options=channel_options(expected_identity, expected_role, max_message_bytes, own_connection, options),
+    )
+
+
+def channel_options(
+    expected_identity: Identity | str | None,
+    expected_role: Role | None,
+    max_message_bytes: int,
+    own_connection: bool,
+    options: Options = (),
+) -> list[tuple[str, str | int]]:
+    """Options of every channel of the mesh; arguments as for ``open_channel``."""
     if expected_identity is not None and expected_role is not None:
         raise InvalidInput("expected_identity and expected_role exclude each other")
     name = MESH_DNS_NAME
@@ -46,24 +61,20 @@ def open_channel(
         name = identity_dns_name(Identity.parse(str(expected_identity)))
     elif expected_role is not None:
         name = role_dns_name(expected_role)
-    return grpc.aio.secure_channel(
-        address,
-        channel_credentials(tls),
-        options=[
-            ("grpc.ssl_target_name_override", name),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.min_reconnect_backoff_ms", 2000),
-            ("grpc.max_reconnect_backoff_ms", 5000),
-            # A proxy of the environment must never see mesh traffic.
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.service_config_disable_resolution", 1),
-            ("grpc.use_local_subchannel_pool", int(own_connection)),
-            *options,
-        ],
-    )
+    return [
+        ("grpc.ssl_target_name_override", name),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 2000),
+        ("grpc.max_reconnect_backoff_ms", 5000),
+        # A proxy of the environment must never see mesh traffic.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.use_local_subchannel_pool", int(own_connection)),
+        *options,
+    ]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 from coriolis.errors import InvalidInput, Unauthenticated
 
@@ -30,7 +30,7 @@ _SAN_PROPERTY = "x509_subject_alternative_name"
 class PeerContext(Protocol):
     """The part of a gRPC servicer context that is read here."""
 
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
+    def auth_context(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,21 +31,26 @@ def build_server(
     """
     server = grpc.aio.server(
         interceptors=list(interceptors),
-        options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
-            ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_S * 1000),
-            # Two servers on one port would share callers at random.
-            ("grpc.so_reuseport", 0),
-            *options,
-        ],
+        options=server_options(max_message_bytes, options),
     )
     try:
         port = server.add_secure_port(address, server_credentials(tls))
     except RuntimeError as error:
         raise Unavailable(f"cannot listen on {address}; it may be in use") from error
     return server, port
+
+
+def server_options(max_message_bytes: int, options: Options = ()) -> list[tuple[str, str | int]]:
+    """Options of every server of the mesh."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_S * 1000),
+        # Two servers on one port would share callers at random.
+        ("grpc.so_reuseport", 0),
+        *options,
+    ]

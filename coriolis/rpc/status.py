@@ -70,11 +70,12 @@ def trailing_metadata(error: CoriolisError) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def to_error(failure: grpc.aio.AioRpcError) -> CoriolisError:
+def to_error(failure: grpc.aio.AioRpcError | grpc.RpcError) -> CoriolisError:
     """Our error for a failed call. A peer that is not ours, or gRPC itself, is mapped by status alone.
 
     Raise it ``from failure``.
     """
+    assert isinstance(failure, grpc.Call | grpc.aio.AioRpcError), "gRPC's failures are calls"
     metadata = _first_values(failure.trailing_metadata() or ())
     message = failure.details() or f"the peer answered {failure.code().name}"
     code = metadata.get(ERROR_CODE_KEY)

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import zstandard
 
 from coriolis.errors import Corrupt, StaleGeneration
-from coriolis.transfer.cells import CELL_BYTES, Run, cell_length, merge_runs, runs_bytes
+from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, cell_length, merge_runs, runs_bytes
 from coriolis.transfer.codec import (
     Frame,
     FrameKind,
+    blocks_bytes,
     cell_content,
     check_bounds,
     encode_acks,
@@ -24,10 +26,11 @@ from coriolis.transfer.codec import (
 )
 from coriolis.transfer.table import CellState, CellTable
 
-WINDOW_BYTES = 32 << 20
-FLUSH_BYTES = 24 << 20
-"""Flush after this much; with the window it stays under the sender's bound of 64 MiB not durable."""
-FLUSH_INTERVAL_S = 2.0
+WINDOW_BYTES = 48 << 20
+"""Assigned and not received, per disk: 50 ms at 1 GB/s; also what the loss of every lane can cost to send again."""
+FLUSH_BYTES = 256 << 20
+"""Flush after this much; the sender's bound on what is not durable is twice that."""
+FLUSH_INTERVAL_S = 5.0
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -47,6 +50,59 @@ class Accepted(msgspec.Struct, frozen=True):
     operations: tuple[Write | Zero, ...]
 
 
+class Intake:
+    """Decides what a frame writes. One per disk and process; ``touched`` is shared by all of them.
+
+    ``touched`` has a byte for each cell: 0 while the cell reads as zero because nothing ever wrote it.
+    """
+
+    def __init__(self, size_bytes: int, generation: int, touched: npt.NDArray[np.uint8]) -> None:
+        self.size_bytes = size_bytes
+        self.generation = generation
+        self.touched = touched
+        self._cells = cell_count(size_bytes)
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def accept(self, frame: Frame) -> Accepted:
+        """The writes that ``frame`` asks for.
+
+        Raises StaleGeneration for another generation (drop it) and Corrupt for a damaged or impossible frame
+        (answer REJECTED); in both cases nothing may be written.
+        """
+        if frame.generation != self.generation:
+            raise StaleGeneration(f"chunk of generation {frame.generation}, this sink serves {self.generation}")
+        if frame.kind not in (FrameKind.DATA, FrameKind.ZERO):
+            raise Corrupt(f"a {frame.kind.name} frame was sent to a sink")
+        check_bounds(frame, self.size_bytes, self._cells)
+        if frame.kind is FrameKind.ZERO:
+            return Accepted(frame, self._zero_operations(Run(frame.cell, frame.count)))
+        content = cell_content(frame, self._decompressor)
+        start = frame.cell * CELL_BYTES
+        blank = not self.touched[frame.cell]
+        self.touched[frame.cell] = 1
+        if blank:
+            view = memoryview(content)
+            writes = tuple(
+                Write(start + offset, view[offset : offset + size])
+                for offset, size in present_blocks(frame.bitmap, frame.length)
+            )
+            return Accepted(frame, writes)
+        return Accepted(frame, (Write(start, content),))
+
+    def _zero_operations(self, run: Run) -> tuple[Zero, ...]:
+        if not self.touched[run.first : run.end].any():
+            return ()
+        start = run.first * CELL_BYTES
+        return (Zero(start, min(run.end * CELL_BYTES, self.size_bytes) - start),)
+
+
+def untouched_cells(table: CellTable, *, unwritten_is_zero: bool) -> npt.NDArray[np.uint8]:
+    """A fresh ``Intake.touched``: cells that ``table`` knows were written before, and all unless the volume is new."""
+    if not unwritten_is_zero:
+        return np.ones(table.cells, dtype=np.uint8)
+    return np.frombuffer(table.known_mask(), dtype=np.uint8).copy()
+
+
 class Receiver:
     """State of one disk in one pass on one generation.
 
@@ -54,16 +110,26 @@ class Receiver:
     never written since the volume was made read as zero, so that announcing them costs no write.
     """
 
-    def __init__(self, size_bytes: int, generation: int, table: CellTable, *, unwritten_is_zero: bool = False) -> None:
+    def __init__(
+        self,
+        size_bytes: int,
+        generation: int,
+        table: CellTable,
+        touched: npt.NDArray[np.uint8] | None = None,
+        *,
+        unwritten_is_zero: bool = False,
+    ) -> None:
         self.size_bytes = size_bytes
         self.generation = generation
         self.table = table
         self.unwritten_is_zero = unwritten_is_zero
+        if touched is None:
+            touched = untouched_cells(table, unwritten_is_zero=unwritten_is_zero)
+        self.intake = Intake(size_bytes, generation, touched)
         self.written_bytes = 0
         self.zero_bytes = 0
         self._unflushed: dict[int, Frame] = {}
         self._unflushed_bytes = 0
-        self._touched: npt.NDArray[np.bool_] = np.zeros(table.cells, dtype=np.bool_)
 
     @property
     def unflushed_bytes(self) -> int:
@@ -78,48 +144,14 @@ class Receiver:
         return bool(self._unflushed)
 
     def accept(self, frame: Frame) -> Accepted:
-        """The writes that ``frame`` asks for.
-
-        Raises StaleGeneration for another generation (drop it) and Corrupt for a damaged or impossible frame
-        (answer REJECTED); in both cases nothing may be written.
-        """
-        if frame.generation != self.generation:
-            raise StaleGeneration(f"chunk of generation {frame.generation}, this sink serves {self.generation}")
-        if frame.kind not in (FrameKind.DATA, FrameKind.ZERO):
-            raise Corrupt(f"a {frame.kind.name} frame was sent to a sink")
-        check_bounds(frame, self.size_bytes, self.table.cells)
-        if frame.kind is FrameKind.ZERO:
-            return Accepted(frame, self._zero_operations(Run(frame.cell, frame.count)))
-        content = cell_content(frame)
-        start = frame.cell * CELL_BYTES
-        blank = self._blank(frame.cell)
-        self._touched[frame.cell] = True
-        if blank:
-            view = memoryview(content)
-            writes = tuple(
-                Write(start + offset, view[offset : offset + size])
-                for offset, size in present_blocks(frame.bitmap, frame.length)
-            )
-            return Accepted(frame, writes)
-        return Accepted(frame, (Write(start, content),))
-
-    def _blank(self, cell: int) -> bool:
-        return self.unwritten_is_zero and not self._touched[cell] and self.table.state(cell) is CellState.UNKNOWN
-
-    def _zero_operations(self, run: Run) -> tuple[Zero, ...]:
-        if self.unwritten_is_zero:
-            states, _ = self.table.get_run(run)
-            dirty = CellState.DATA in states or bool(self._touched[run.first : run.end].any())
-            if not dirty:
-                return ()
-        start = run.first * CELL_BYTES
-        return (Zero(start, min(run.end * CELL_BYTES, self.size_bytes) - start),)
+        """As ``Intake.accept``."""
+        return self.intake.accept(frame)
 
     def written(self, frame: Frame) -> Frame:
         """Record that the operations of ``frame`` were carried out; returns the RECEIVED ack."""
         if frame.kind is FrameKind.DATA:
-            self.written_bytes += len(frame.payload)
-            cost = frame.length
+            cost = blocks_bytes(frame.bitmap, frame.length)
+            self.written_bytes += cost
         else:
             self.zero_bytes += runs_bytes([Run(frame.cell, frame.count)], self.size_bytes)
             cost = 0
@@ -131,7 +163,7 @@ class Receiver:
         """Record that a cell, by comparison, already holds what the source has."""
         if digest:
             frame = Frame(FrameKind.DATA, self.generation, cell, 1, cell_length(cell, self.size_bytes), 0, digest)
-            self._touched[cell] = True
+            self.intake.touched[cell] = 1
         else:
             frame = Frame(FrameKind.ZERO, self.generation, cell)
         self._unflushed[cell] = frame
@@ -163,6 +195,12 @@ class Receiver:
     def durable_acks(self, runs: Sequence[Run]) -> list[bytes]:
         """DURABLE messages for runs that are in the journal."""
         return encode_acks([Frame(FrameKind.DURABLE, self.generation, run.first, run.count) for run in runs])
+
+    def known_acks(self) -> list[bytes]:
+        """RECEIVED for all that is not durable yet: for a source that lost its stream of acks."""
+        return encode_acks(
+            [Frame(FrameKind.RECEIVED, self.generation, frame.cell, frame.count) for frame in self._unflushed.values()]
+        )
 
     def rejection(self, frame: Frame) -> Frame:
         return Frame(FrameKind.REJECTED, self.generation, frame.cell, frame.count)

@@ -52,6 +52,12 @@ class CellTable:
         self._states[run.first : run.end] = np.frombuffer(states, dtype=np.uint8)
         self._digests[run.first : run.end] = np.frombuffer(digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
 
+    def set_chosen(self, run: Run, chosen: npt.NDArray[np.bool_], states: bytes, digests: bytes) -> None:
+        """As ``set_run``, for those cells of ``run`` where ``chosen`` (one truth value a cell) says so."""
+        found = np.frombuffer(digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+        self._states[run.first : run.end][chosen] = np.frombuffer(states, dtype=np.uint8)[chosen]
+        self._digests[run.first : run.end][chosen] = found[chosen]
+
     def get_run(self, run: Run) -> tuple[bytes, bytes]:
         """(states, digests) of the cells of ``run``: ``count`` and 16 x ``count`` bytes."""
         return self._states[run.first : run.end].tobytes(), self._digests[run.first : run.end].tobytes()
@@ -64,6 +70,11 @@ class CellTable:
         for run in runs:
             self._states[run.first : run.end] = 0
             self._digests[run.first : run.end] = 0
+
+    def known_mask(self) -> bytes:
+        """One byte a cell: 0 where nothing is known, else 1."""
+        known: npt.NDArray[np.bool_] = self._states != CellState.UNKNOWN
+        return known.tobytes()
 
     def count(self, state: CellState) -> int:
         return int(np.count_nonzero(self._states == state))

@@ -13,6 +13,7 @@ import msgspec
 
 from coriolis.errors import Conflict, Corrupt, Unsupported
 from coriolis.model.disk import Extent, ExtentKind
+from coriolis.providers.base import RawDescriptor
 from coriolis.providers.block.calls import Calls
 from coriolis.providers.block.os_errors import from_os_error
 from coriolis.providers.block.ranges import OverlapOrder, check_range, check_start, check_transfer, gapless
@@ -36,6 +37,12 @@ class FileIdentity(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.device:x}-{self.inode:x}-{self.size:x}-{self.modified_ns:x}"
+
+
+def identity_from_text(text: str) -> FileIdentity:
+    """The inverse of ``str(identity)``."""
+    device, inode, size, modified = (int(part, 16) for part in text.split("-"))
+    return FileIdentity(device, inode, size, modified)
 
 
 def identity_of(descriptor: int) -> FileIdentity:
@@ -171,6 +178,10 @@ class RawReader:
     async def read_at(self, offset: int, length: int) -> bytes:
         check_transfer(offset, length, self._size)
         return await self._calls.run(self._read, offset, length)
+
+    def descriptor(self) -> RawDescriptor:
+        """The open file, for blocking access; it stays this object's."""
+        return RawDescriptor(self._descriptor, self._path, str(self._expected) if self._expected else "")
 
     def _read(self, offset: int, length: int) -> bytes:
         try:

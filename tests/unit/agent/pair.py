@@ -10,15 +10,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from coriolis.agent.choose_route import Transport, choose_route
 from coriolis.agent.disk_journal import DiskJournal
+from coriolis.agent.lanes.hosts import SinkHosts, source_hosts
 from coriolis.agent.listener import start_listener
+from coriolis.agent.push_disk import Limits
+from coriolis.agent.replicate_source import MAX_CONTROL_BYTES
 from coriolis.agent.sink_disk import SinkDisk
-from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk
+from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk, Wiring
 from coriolis.agent.task_process import unwrap
 from coriolis.errors import QuotaExceeded
 from coriolis.model.disk import Extent
 from coriolis.model.resource import Volume
-from coriolis.rpc.channel import DATA_MESSAGE_BYTES, open_channel
+from coriolis.rpc.channel import open_channel
 from coriolis.rpc.tls import TlsFiles
 from coriolis.security.pki import create_ca, issue
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, complement, covering_runs
@@ -138,6 +142,7 @@ class Lab:
     sink_class: type[SinkDisk] = SinkDisk
     journal_class: type[DiskJournal] = DiskJournal
     fresh_is_zero: bool = True
+    transport: Transport = "auto"
     sinks: list[SinkDisk] = field(default_factory=list)
 
     @property
@@ -159,16 +164,25 @@ class Lab:
         """A listening sink and its port."""
         volume = Volume("v", "v", self.volume.size, self.fresh_is_zero)
         with self.journal_class(self.sink_journal) as journal:
-            disk = self.sink_class("t", "d", generation, pass_number, volume, self.volume, journal, self.manifest)
+            disk = self.sink_class(
+                "t", "d", generation, pass_number, volume, self.volume, journal, self.manifest, agent(allowed)
+            )
             self.sinks.append(disk)
-            server, port = await start_listener(self.tls["sink"], "127.0.0.1", {"d": disk}, agent(allowed))
-            flushing = asyncio.create_task(disk.flush_regularly())
+            hosts = SinkHosts(self.tls["sink"], agent(allowed))
+            listener = start_listener(self.tls["sink"], "127.0.0.1", {"d": disk}, agent(allowed), hosts.attach)
+            await hosts.start([disk])
+            background = [
+                asyncio.create_task(disk.flush_regularly()),
+                asyncio.create_task(listener.accept_direct(hosts.take)),
+            ]
             try:
-                yield disk, port
+                yield disk, listener.port
             finally:
-                flushing.cancel()
-                await asyncio.wait([flushing])
-                await server.stop(0)
+                for task in background:
+                    task.cancel()
+                await asyncio.wait(background)
+                await listener.stop(0)
+                await hosts.close()
 
     @asynccontextmanager
     async def source(
@@ -184,16 +198,22 @@ class Lab:
     ) -> AsyncIterator[SourceDisk]:
         reader = disk if isinstance(disk, MemorySnapshot) else MemorySnapshot(disk)
         what = PassDisk("t", "d", generation, pass_number, reader.size, snapshot)
-        lane = partial(
+        control = partial(
             open_channel,
             f"127.0.0.1:{port}",
             self.tls[who],
             agent(expects),
-            max_message_bytes=DATA_MESSAGE_BYTES,
+            max_message_bytes=MAX_CONTROL_BYTES,
             own_connection=True,
         )
+
+        def address(service: str, direct_port: int) -> str:
+            return f"127.0.0.1:{direct_port if service == 'direct' else port}"
+
+        choose = partial(choose_route, self.transport, self.tls[who], agent(expects), address)
         with DiskJournal(self.source_journal) as journal:
-            yield SourceDisk(what, reader, journal, lane)
+            async with source_hosts(self.tls[who]) as hosts:
+                yield SourceDisk(what, reader, journal, Wiring(control, hosts, choose, Limits(2, 2)))
 
     async def send(
         self,

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from coriolis.agent.source_disk import LANES
+from coriolis.agent.choose_route import Transport
 from coriolis.errors import Corrupt, Denied, QuotaExceeded, StaleGeneration, Unavailable
 from coriolis.transfer.cells import CELL_BYTES, cell_count
 from coriolis.transfer.codec import HEADER_BYTES
+from coriolis.transfer.lane_count import MIN_LANES
 from coriolis.transfer.manifest import decode_manifest
 from coriolis.transfer.receiver import WINDOW_BYTES
 from tests.lab.proxy import CuttingProxy
@@ -32,11 +33,13 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize("transport", ["grpc", "direct"])
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_disk_arrives_byte_for_byte(lab: MakeLab, shape: str) -> None:
+async def test_a_disk_arrives_byte_for_byte(lab: MakeLab, shape: str, transport: Transport) -> None:
     size, data = SHAPES[shape]
     disk = content(size, data)
     here = lab(size)
+    here.transport = transport
     source = await here.send(disk, full_plan(disk))
     assert here.volume.safe == disk, "sealed means durable"
     assert source.sealed
@@ -232,7 +235,7 @@ async def test_a_slow_writer_holds_no_more_than_the_window(lab: MakeLab) -> None
             before = disk.read_bytes
             await asyncio.sleep(0.3)
         # each lane may hold one frame that it has read and not written
-        assert disk.read_bytes <= WINDOW_BYTES + LANES * CELL_BYTES
+        assert disk.read_bytes <= WINDOW_BYTES + MIN_LANES * CELL_BYTES
         here.volume.gate.set()
         await sending
     assert here.volume.safe == disk.content

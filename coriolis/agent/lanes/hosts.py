@@ -1,0 +1,133 @@
+"""The lane hosts of one task, and which of them serves which disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from coriolis.agent.lanes.cell_io import LoopReader
+from coriolis.agent.lanes.host_link import HostLink
+from coriolis.agent.lanes.messages import AttachDisk, HostStart, TakeConnection
+from coriolis.agent.lanes.sink_host import ServedDisk, SinkHost
+from coriolis.agent.lanes.source_host import SourceHost
+from coriolis.agent.sink_disk import SinkDisk
+from coriolis.errors import Unavailable
+from coriolis.providers.base import BlockReader, raw_descriptor
+from coriolis.rpc.tls import TlsFiles
+
+MAX_PROCESSES = 4
+WORTH_A_PROCESS_BYTES = 256 << 20
+"""Smaller disks are done before another interpreter is up."""
+
+
+def lane_processes() -> int:
+    """Processes for lanes on either side: half of the cores, since the other side or its storage may share them."""
+    return max(1, min(MAX_PROCESSES, len(os.sched_getaffinity(0)) // 2))
+
+
+class SourceHosts:
+    """Processes for disks that have a descriptor, a thread for each other disk."""
+
+    def __init__(self, tls: TlsFiles) -> None:
+        self._tls = tls
+        self._processes: list[HostLink] = []
+        self._threads: list[HostLink] = []
+        self._starting = asyncio.Lock()
+
+    async def links_for(self, disk: AttachDisk, reader: BlockReader) -> list[HostLink]:
+        """Hosts that can send ``disk`` now."""
+        raw = raw_descriptor(reader)
+        if raw is None or disk.size_bytes < WORTH_A_PROCESS_BYTES:
+            link = HostLink()
+            self._threads.append(link)
+            readers = {disk.disk_id: LoopReader(reader, asyncio.get_running_loop())}
+            link.start_thread(lambda end: SourceHost(end, self._tls, readers if raw is None else {}).run())
+            links = [link]
+        else:
+            links = await self._started()
+        attach = AttachDisk(
+            disk.disk_id, disk.size_bytes, disk.generation, raw.label if raw else "", raw.identity if raw else ""
+        )
+        for link in links:
+            link.send(attach, [raw.number] if raw else [])
+        return links
+
+    async def _started(self) -> list[HostLink]:
+        async with self._starting:
+            while len(self._processes) < lane_processes():
+                link = HostLink()
+                self._processes.append(link)
+                await link.start_process(HostStart("source", os.getpid(), self._tls))
+        return self._processes
+
+    async def close(self) -> None:
+        await asyncio.gather(*(link.close() for link in (*self._processes, *self._threads)))
+
+
+@asynccontextmanager
+async def source_hosts(tls: TlsFiles) -> AsyncIterator[SourceHosts]:
+    """The hosts of a source task; none of them outlives it."""
+    hosts = SourceHosts(tls)
+    try:
+        yield hosts
+    finally:
+        await hosts.close()
+
+
+class SinkHosts:
+    """Hosts for ``direct`` lanes: processes where every volume has a descriptor, else one thread."""
+
+    def __init__(self, tls: TlsFiles, allowed: str) -> None:
+        self._tls, self._allowed = tls, allowed
+        self._links: list[HostLink] = []
+        self._served: dict[str, ServedDisk] = {}
+        self._next = 0
+        self._in_processes = False
+
+    async def start(self, disks: list[SinkDisk]) -> None:
+        """Begin to serve ``disks`` once they are opened."""
+        large = any(disk.volume_bytes >= WORTH_A_PROCESS_BYTES for disk in disks)
+        self._in_processes = large and all(disk.descriptor() is not None for disk in disks)
+        for _ in range(lane_processes() if self._in_processes else 1):
+            link = HostLink()
+            link.takers.update({disk.disk_id: disk.take for disk in disks})
+            link.on_end.append(_fail_all(disks))
+            self._links.append(link)
+            if self._in_processes:
+                await link.start_process(HostStart("sink", os.getpid(), self._tls, self._allowed))
+            else:
+                link.start_thread(lambda end: SinkHost(end, self._tls, self._allowed, self._served).run())
+
+    def attach(self, disk: SinkDisk) -> None:
+        """Serve a disk that its source has opened."""
+        assert disk.opened is not None
+        served = disk.opened.served
+        raw = disk.descriptor()
+        if raw is None or not self._in_processes:
+            self._served[disk.disk_id] = served
+            return
+        number, label = raw
+        message = AttachDisk(disk.disk_id, served.intake.size_bytes, disk.generation, label)
+        for link in self._links:
+            link.send(message, [number, disk.opened.touched_descriptor])
+
+    def take(self, connection: socket.socket) -> None:
+        """Give an accepted connection to the next host."""
+        link = self._links[self._next % len(self._links)]
+        self._next += 1
+        link.send(TakeConnection(), [connection.fileno()])
+        connection.close()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(link.close() for link in self._links))
+
+
+def _fail_all(disks: list[SinkDisk]) -> Callable[[], None]:
+    def fail() -> None:
+        for disk in disks:
+            disk.fail(Unavailable("a lane host's process ended"))
+
+    return fail

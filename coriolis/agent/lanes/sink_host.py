@@ -1,0 +1,193 @@
+"""The receiving host of ``direct`` lanes: TLS, check, write; one thread a connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from coriolis.agent.lanes.cell_io import CellWriter, DescriptorWriter
+from coriolis.agent.lanes.hello import HELLO_BYTES, encode_answer, hello_rest
+from coriolis.agent.lanes.messages import (
+    MAX_PACKET_BYTES,
+    MAX_TEXT_CHARS,
+    AttachDisk,
+    DiskFailed,
+    FromHost,
+    Refused,
+    TakeConnection,
+    Wrote,
+    decode_to_host,
+    encode_message,
+)
+from coriolis.agent.lanes.tls_stream import TlsReceiver, server_context
+from coriolis.agent.lanes.touched import map_touched
+from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration
+from coriolis.rpc.tls import TlsFiles
+from coriolis.transfer.cells import CELL_BYTES
+from coriolis.transfer.codec import HEADER_BYTES, Frame, decode_header, with_payload
+from coriolis.transfer.receiver import Accepted, Intake, Write
+
+MAX_CONNECTIONS = 64
+"""Lanes that one host serves at once."""
+STOP_WAIT_S = 5.0
+
+
+class ServedDisk(msgspec.Struct, frozen=True):
+    """A disk as a host sees it. ``allowed``: the identity that may send."""
+
+    disk_id: str
+    intake: Intake
+    writer: CellWriter
+    allowed: str
+
+
+def carry_out(accepted: Accepted, writer: CellWriter) -> None:
+    """Write what a frame asks for."""
+    for operation in accepted.operations:
+        if isinstance(operation, Write):
+            writer.write(operation.offset, operation.data)
+        else:
+            writer.write_zeroes(operation.offset, operation.length)
+
+
+def take_frame(disk: ServedDisk, frame: Frame) -> Wrote | Refused:
+    """Check and write one frame. Raises StaleGeneration for an old attempt's, and what the disk refuses with."""
+    try:
+        accepted = disk.intake.accept(frame)
+    except Corrupt as damaged:
+        return Refused(disk.disk_id, frame.cell, frame.count, damaged.message[:MAX_TEXT_CHARS])
+    carry_out(accepted, disk.writer)
+    return Wrote(
+        disk.disk_id,
+        frame.kind,
+        frame.cell,
+        frame.count,
+        frame.length,
+        frame.bitmap,
+        frame.digest,
+        HEADER_BYTES + len(frame.payload),
+    )
+
+
+class SinkHost:
+    """Serves one socket until it ends. ``disks``: by id, those that come without a descriptor, put in by the task at
+    any time."""
+
+    def __init__(self, link: socket.socket, tls: TlsFiles, allowed: str, disks: dict[str, ServedDisk]) -> None:
+        self._link = link
+        self._allowed = allowed
+        self._context = server_context(tls)
+        self._disks = disks
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._descriptors: list[int] = []
+
+    def run(self) -> None:
+        """Return when the task closes its end."""
+        try:
+            while True:
+                packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 2)
+                if not packet:
+                    return
+                self._obey(packet, descriptors)
+        finally:
+            for connection in list(self._open):
+                _wake(connection)
+            for thread in self._threads:
+                thread.join(STOP_WAIT_S)
+            for descriptor in self._descriptors:
+                os.close(descriptor)
+
+    def _obey(self, packet: bytes, descriptors: list[int]) -> None:
+        match decode_to_host(packet):
+            case AttachDisk() as disk:
+                self._attach(disk, descriptors)
+            case TakeConnection():
+                connection = socket.socket(fileno=descriptors[0])
+                if len(self._open) >= MAX_CONNECTIONS:
+                    connection.close()
+                    return
+                self._open.add(connection)
+                thread = threading.Thread(target=self._serve, args=(connection,), name="lane", daemon=True)
+                self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+                thread.start()
+            case other:
+                raise AssertionError(f"a sink's host cannot {type(other).__name__}")
+
+    def _attach(self, disk: AttachDisk, descriptors: list[int]) -> None:
+        self._descriptors += descriptors
+        volume, shared = descriptors
+        intake = Intake(disk.size_bytes, disk.generation, map_touched(shared))
+        self._disks[disk.disk_id] = ServedDisk(
+            disk.disk_id, intake, DescriptorWriter(volume, disk.label), self._allowed
+        )
+
+    def _say(self, message: FromHost) -> None:
+        try:
+            self._link.send(encode_message(message))
+        except OSError:
+            return  # the task has closed its end: nobody listens any more
+
+    def _serve(self, connection: socket.socket) -> None:
+        stream = TlsReceiver(connection, self._context)
+        try:
+            disk = self._greet(stream)
+            if disk is not None:
+                receive_frames(stream, disk, self._say)
+        except CoriolisError:
+            return  # the source sees its lane end, and sends again what was not acknowledged
+        finally:
+            stream.close()
+            self._open.discard(connection)
+
+    def _greet(self, stream: TlsReceiver) -> ServedDisk | None:
+        identity = stream.handshake()
+        head = memoryview(bytearray(HELLO_BYTES))
+        if not stream.read_into(head):
+            return None
+        generation, length = hello_rest(head)
+        name = memoryview(bytearray(length))
+        stream.read_into(name)
+        try:
+            disk = self._disks.get(bytes(name).decode("utf-8", "replace"))
+            if identity != self._allowed:
+                raise Denied("this sink was assigned another source")
+            if disk is None:
+                raise InvalidInput("that disk is not part of this task")
+            if generation != disk.intake.generation:
+                raise StaleGeneration("the lane belongs to a replaced attempt")
+        except CoriolisError as refused:
+            stream.answer(encode_answer(refused))
+            return None
+        stream.answer(encode_answer())
+        return disk
+
+
+def _wake(connection: socket.socket) -> None:
+    """End a connection that a thread may be waiting on."""
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # ended by itself
+
+
+def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHost], None]) -> None:
+    """Until the lane ends. Raises Unavailable when it breaks, Corrupt for a header that nothing can be made of."""
+    head = memoryview(bytearray(HEADER_BYTES))
+    body = memoryview(bytearray(CELL_BYTES))
+    while stream.read_into(head):
+        header = decode_header(head)
+        payload = body[: header.payload_bytes]
+        if payload and not stream.read_into(payload):
+            return
+        try:
+            say(take_frame(disk, with_payload(header, payload)))
+        except StaleGeneration:
+            continue  # fence 3: dropped
+        except CoriolisError as failed:
+            say(DiskFailed(disk.disk_id, failed.code, failed.message[:MAX_TEXT_CHARS]))
+            return
