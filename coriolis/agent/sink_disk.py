@@ -224,6 +224,7 @@ class SinkDisk:
         """The volume cannot be written: the task fails, and the source learns why."""
         if not self.failed.done():
             self.failed.set_exception(error)
+            self.failed.exception()  # somebody has seen it, even if the task ends for another reason
             for listener in self._listeners:
                 listener.put(error)
 

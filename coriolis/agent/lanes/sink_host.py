@@ -90,7 +90,10 @@ class SinkHost:
         """Return when the task closes its end."""
         try:
             while True:
-                packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 2)
+                try:
+                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 2)
+                except ConnectionResetError:
+                    return  # closed while words of ours were on their way
                 if not packet:
                     return
                 self._obey(packet, descriptors)

@@ -51,7 +51,10 @@ class SourceHost:
         """Return when the task closes its end."""
         try:
             while True:
-                packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 1)
+                try:
+                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 1)
+                except ConnectionResetError:
+                    return  # closed while words of ours were on their way
                 if not packet:
                     return
                 self._obey(packet, descriptors)

@@ -192,6 +192,7 @@ async def test_a_lost_change_log_costs_a_comparison_and_sends_only_differences(l
 async def test_cut_lanes_send_again_what_was_on_the_way_and_no_more(lab: MakeLab) -> None:
     disk = content(48 * MIB, [(0, 48 * MIB)])
     here = lab(len(disk))
+    here.transport = "grpc"
     async with (
         here.sink() as (_, port),
         CuttingProxy("127.0.0.1", port) as proxy,
