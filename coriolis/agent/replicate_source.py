@@ -82,7 +82,7 @@ async def _send_disks(
                 disk.size_bytes,
                 snapshot.identity,
             )
-            sending = SourceDisk(what, reader, journal, lane)
+            sending = SourceDisk(what, reader, journal, lane, context.pace(disk.disk_id))
             task = group.create_task(sending.send(plan))
             report = ProgressReport(context, sending, plan.plan.total_bytes(disk.size_bytes))
             reports[disk.disk_id] = report

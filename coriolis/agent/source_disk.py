@@ -12,6 +12,7 @@ import structlog
 
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.listener import DISK_KEY, GENERATION_KEY, PUSH_METHOD
+from coriolis.agent.pacing import pass_pace
 from coriolis.errors import CoriolisError, Corrupt, TimedOut, Unavailable
 from coriolis.providers.base import BlockReader
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
@@ -20,6 +21,7 @@ from coriolis.rpc.status import to_error
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_length, intersect_runs, merge_runs, split_runs, subtract_runs
 from coriolis.transfer.codec import cell_digest, decode_acks, encode, nonzero_blocks
 from coriolis.transfer.journal import Opening
+from coriolis.transfer.pace import Pace
 from coriolis.transfer.sender import Plan, ReadCell, Sender
 from coriolis.transfer.table import CellState, CellTable
 
@@ -57,7 +59,12 @@ class SourceDisk:
     """Sends one disk; ``sender.stats`` and ``covered`` tell how far it is."""
 
     def __init__(
-        self, what: PassDisk, reader: BlockReader, journal: DiskJournal, open_lane: Callable[[], grpc.aio.Channel]
+        self,
+        what: PassDisk,
+        reader: BlockReader,
+        journal: DiskJournal,
+        open_lane: Callable[[], grpc.aio.Channel],
+        pace: Pace | None = None,
     ) -> None:
         self.what = what
         self.sealed = False
@@ -66,6 +73,7 @@ class SourceDisk:
         self._reader = reader
         self._journal = journal
         self._open_lane = open_lane
+        self._pace = pace or Pace()
         self._changed = asyncio.Event()
         self._last_ack = 0.0
         self._journal_tasks: list[Run] = []
@@ -243,12 +251,18 @@ class SourceDisk:
                 frame = sender.read_done(work.cell, data, number)
             else:
                 frame = sender.zero_frame(work.run, number)
+            message = encode(frame)
+            await pass_pace(self._pace, len(message), self._not_stalled)
             try:
-                await call.write(encode(frame))
+                await call.write(message)
             except asyncio.InvalidStateError:
                 return  # the stream has ended: who reads the acks learns why
         self._wake()
         await call.done_writing()
+
+    def _not_stalled(self) -> None:
+        """Who waits for its turn cannot be acknowledged: a low limit, or a pause, is no stall."""
+        self._last_ack = asyncio.get_running_loop().time()
 
     async def _take_acks(self, sender: Sender, call: AsyncIterator[bytes]) -> None:
         async for message in call:
