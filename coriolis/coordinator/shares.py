@@ -14,15 +14,16 @@ import msgspec
 
 from coriolis.model.bandwidth import ScopeKind
 
-GROWTH = 1.25
+GROWTH = 1.3
 """A disk is offered so much more than it used, that it can use more."""
 FLOOR = 64 << 10
 """Bytes per second that even an idle disk is offered."""
-HUNGRY = 0.8
-"""A disk that uses this part of its grant would use more: its demand is not known."""
+HUNGRY = 0.85
+"""A disk that uses this part of its grant would use more: its demand is not known. Well above 1 / GROWTH, or a disk
+that was offered GROWTH times what it uses would look hungry, and shares would swing."""
 LEVEL_STEP = 0.1
 """Demands that differ less are one level, so that a thousand jobs take few rounds."""
-WINDOW_S = 4.0
+WINDOW_S = 6.0
 """Reports come once a second and are late or early: what a disk uses is measured over so many seconds."""
 EPSILON = 1e-9
 

@@ -158,10 +158,10 @@ def test_use_is_measured_over_some_seconds() -> None:
     meter = UseMeter()
     key = ("t", "d")
     assert meter.used(key) is None
-    for second, sent in enumerate([0, 0, 2000, 2000, 4000, 5000, 6000, 7000]):
+    for second, sent in enumerate([0, 0, 2000, 2000, 4000, 5000, 6000, 7000, 8000, 9500]):
         meter.take(key, sent, float(second))
     assert meter.used(key) == 1250.0
-    meter.take(key, 10, 8.0)
+    meter.take(key, 10, 10.0)
     assert meter.used(key) is None, "a new beginning"
     meter.keep(set())
     assert meter.used(key) is None
