@@ -225,3 +225,10 @@ async def test_their_number_is_bounded(leader: Leader, monkeypatch: pytest.Monke
     with pytest.raises(QuotaExceeded):
         await leader.bandwidth.set(Limit(Scope(ScopeKind.AGENT, "a"), rate))
     await leader.bandwidth.set(Limit(LINK, 5000))
+
+
+async def test_a_stored_calendar_that_cannot_be_followed_does_not_end_the_leader(leader: Leader) -> None:
+    window = parse_window("daily 00:00-24:00 0")
+    await leader.store.save_limit(Limit(LINK, 5000, (window,), "Mars/Olympus"))
+    await leader.bandwidth.load()
+    assert leader.bandwidth.in_force() == {(ScopeKind.LINK, "paris/oslo"): 5000}
