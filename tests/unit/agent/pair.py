@@ -22,6 +22,7 @@ from coriolis.rpc.channel import DATA_MESSAGE_BYTES, open_channel
 from coriolis.rpc.tls import TlsFiles
 from coriolis.security.pki import create_ca, issue
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, complement, covering_runs
+from coriolis.transfer.pace import Pace
 from coriolis.transfer.sender import Plan
 
 DOMAIN = "test.mesh"
@@ -139,6 +140,7 @@ class Lab:
     journal_class: type[DiskJournal] = DiskJournal
     fresh_is_zero: bool = True
     sinks: list[SinkDisk] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def sink_journal(self) -> Path:
@@ -193,7 +195,7 @@ class Lab:
             own_connection=True,
         )
         with DiskJournal(self.source_journal) as journal:
-            yield SourceDisk(what, reader, journal, lane)
+            yield SourceDisk(what, reader, journal, lane, self.pace)
 
     async def send(
         self,
