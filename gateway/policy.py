@@ -32,7 +32,7 @@ RULES: Mapping[str, frozenset[str]] = MappingProxyType(
         "migration:bandwidth_limits:list": READERS,
         "migration:bandwidth_limits:set_job": WRITERS,
         # agents and links belong to the whole mesh
-        "migration:bandwidth_limits:list_mesh": ADMINS,
+        "migration:bandwidth_limits:see_mesh": ADMINS,
         "migration:bandwidth_limits:set_mesh": ADMINS,
         "migration:secrets:create": WRITERS,
         "migration:secrets:list": READERS,

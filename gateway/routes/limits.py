@@ -23,7 +23,7 @@ from gateway.translate import Document
 
 router = APIRouter(prefix="/v1/{project_id}/bandwidth-limits", tags=["bandwidth limits"])
 
-SEES_MESH = "migration:bandwidth_limits:list_mesh"
+SEES_MESH = "migration:bandwidth_limits:see_mesh"
 AgentName = Annotated[str, Path(description="Id of an agent", examples=["agent-paris"])]
 OriginSite = Annotated[str, Path(description="Site of the agent that sends", examples=["paris"])]
 DestinationSite = Annotated[str, Path(description="Site of the agent that receives", examples=["oslo"])]
