@@ -8,8 +8,8 @@ from typing import Any
 
 from coriolis.transfer.pace import Pace
 
-HOLD_RATE = 1 << 20
-"""Bytes per second of a disk that the leader has not named yet, while others of its task are limited."""
+HOLD_RATE = 64 << 10
+"""Bytes per second of a disk that is limited but not named yet: a whole frame takes longer than the leader needs."""
 
 
 class Paces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,10 @@ from coriolis.rpc.gen.coriolis.v1 import agent_control_pb2 as pb
 log = structlog.get_logger(__name__)
 
 PERIOD_S = 1.0
+REST_S = 0.1
+"""At least so long between divisions: many tasks that begin together are one of them."""
+HOLD: dict[str, Any] = {"unlimited": False, "disks": {}}
+"""To a source whose rates are not divided yet: it holds back (``coriolis.agent.paces``) until it is told."""
 
 Grants = Mapping[str, float | None]
 """Bytes per second by disk id; None is no limit."""
@@ -67,16 +72,22 @@ class Bandwidth:
         self._meter = UseMeter()
         self._grants: dict[DiskKey, float | None] = {}
         self._told: dict[str, _Told] = {}
+        self._divided_at = -math.inf
+        self._begun = asyncio.Event()
 
     async def load(self) -> None:
         """Take over what earlier leaders stored."""
         self._limits = {limit.scope: _usable(limit) for limit in await self._store.load_limits()}
 
     async def serve(self) -> None:
-        """Divide and tell once a second, until cancelled."""
+        """Divide and tell once a second, sooner when somebody begins, until cancelled."""
         while True:
             self.divide()
-            await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(REST_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_S - REST_S):
+                    await self._begun.wait()
+            self._begun.clear()
 
     # -- limits -------------------------------------------------------------------------------------------------
 
@@ -155,11 +166,14 @@ class Bandwidth:
     def initial_rates(self, task_id: str) -> dict[str, Any]:
         """What a source that begins now may send; the others make room for it at once.
 
-        Not known while sites are not: then the source holds back (``coriolis.agent.paces``) until it is told.
+        ``HOLD`` while sites are not known, and when others began just before: the next division tells it.
         """
+        if not self._limits:
+            return {"unlimited": True, "disks": {}}
+        if not self._directory.loaded or self._clock.monotonic() - self._divided_at < REST_S:
+            self._begun.set()
+            return HOLD
         self.divide()
-        if not self._directory.loaded:
-            return {"unlimited": False, "disks": {}}
         grants = {disk_id: rate for (task, disk_id), rate in self._grants.items() if task == task_id}
         limited = {disk_id: rate for disk_id, rate in grants.items() if rate is not None}
         return {"unlimited": not limited, "disks": limited}
@@ -171,7 +185,7 @@ class Bandwidth:
         """
         if not self._directory.loaded:
             return
-        now = self._clock.monotonic()
+        now = self._divided_at = self._clock.monotonic()
         senders = [found for run in self._driver.all_runs() for found in self._senders(run, now)]
         self._grants = share([task for task, _, _ in senders], self.in_force())
         self._meter.keep(set(self._grants))

@@ -7,16 +7,20 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 import pytest_asyncio
 
-from coriolis.errors import NotFound
+from coriolis.errors import Denied, NotFound
 from coriolis.model.bandwidth import Limit, Rate, Scope, ScopeKind
+from coriolis.rpc.channel import open_channel
 from coriolis.rpc.gen.coriolis.v1 import bandwidth_pb2 as pb
-from coriolis.rpc.gen.coriolis.v1 import cluster_pb2
+from coriolis.rpc.gen.coriolis.v1 import bandwidth_pb2_grpc, cluster_pb2
 from coriolis.rpc.limits import limit_message, read_limit, scope_message
-from tests.fault.mesh import PROJECT, Mesh, summary
-from tests.integration.mesh_calls import cancel
+from coriolis.rpc.status import to_error
+from coriolis.security.pki import issue
+from tests.fault.mesh import DOMAIN, PROJECT, Mesh, summary
+from tests.integration.mesh_calls import FOREIGN, cancel
 from tests.integration.test_mesh_image import describe, request, sha256, write_disk
 
 MB = 10**6
@@ -170,3 +174,23 @@ async def test_limits_are_for_what_there_is(mesh: Mesh) -> None:
     ):
         with pytest.raises(NotFound):
             await set_limit(mesh, scope, MB)
+
+
+async def test_a_clients_certificate_reaches_its_projects_jobs_only(mesh: Mesh) -> None:
+    ca = mesh.dir / "ca"
+    tls = issue(ca, mesh.dir / "tls" / "client", f"spiffe://{DOMAIN}/client/{PROJECT}/alice")
+    limit = limit_message(Limit(Scope(ScopeKind.AGENT, "site-a"), MB))
+    refused = {
+        "SetLimit": pb.SetLimitRequest(project_id=PROJECT, limit=limit),
+        "DeleteLimit": pb.DeleteLimitRequest(project_id=PROJECT, scope=limit.scope),
+        "ListLimits": pb.ListLimitsRequest(project_id=PROJECT, include_mesh=True),
+    }
+    _, address = await mesh.leader()
+    async with open_channel(address, tls, expected_role="coordinator") as channel:
+        stub = bandwidth_pb2_grpc.BandwidthServiceStub(channel)
+        assert await stub.ListLimits(pb.ListLimitsRequest(project_id=PROJECT), timeout=5) is not None
+        foreign = pb.ListLimitsRequest(project_id=FOREIGN)
+        for method, wish in [*refused.items(), ("ListLimits", foreign)]:
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await getattr(stub, method)(wish, timeout=5)
+            assert isinstance(to_error(failed.value), Denied)

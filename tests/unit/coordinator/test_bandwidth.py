@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from coriolis.coordinator.assignments import assignment_id
-from coriolis.coordinator.bandwidth import Bandwidth
+from coriolis.coordinator.bandwidth import HOLD, Bandwidth
 from coriolis.coordinator.directory import AgentDirectory
 from coriolis.coordinator.driver import Driver
 from coriolis.coordinator.planner import plan_migration
@@ -158,6 +158,8 @@ async def test_a_newcomer_knows_its_rates_before_it_begins(leader: Leader) -> No
     [task] = leader.driver.all_runs()[0].tasks
     assert leader.bandwidth.initial_rates(task.id) == {"unlimited": True, "disks": {}}
     await leader.bandwidth.set(Limit(Scope(ScopeKind.AGENT, "b"), 5000))
+    assert leader.bandwidth.initial_rates(task.id) == HOLD, "it was divided just now: many begin together"
+    leader.clock.seconds = 1.0
     given = leader.bandwidth.initial_rates(task.id)
     assert given["unlimited"] is False
     assert given["disks"] == pytest.approx({"vda": 2500, "vdb": 2500})
@@ -177,7 +179,7 @@ async def test_the_next_leader_goes_on_with_the_limits_once_it_knows_who_is_wher
     following.bandwidth.divide()
     assert following.told() == [], "without the sites it would say that nothing is limited"
     [task] = following.driver.all_runs()[0].tasks
-    assert following.bandwidth.initial_rates(task.id) == {"unlimited": False, "disks": {}}
+    assert following.bandwidth.initial_rates(task.id) == HOLD
     following.directory.loaded = True
     following.bandwidth.divide()
     [rates] = following.told()
