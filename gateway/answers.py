@@ -235,3 +235,33 @@ class SecretAnswer(Answer):
 
 class SecretsAnswer(Answer):
     secrets: list[Secret]
+
+
+class RateChange(Answer):
+    """From ``at`` (UTC) on."""
+
+    at: Timestamp
+    rate: str
+    rate_bytes_per_s: int | None
+
+
+class BandwidthLimit(Row):
+    """``rate`` holds outside of the calendar, ``rate_now`` at the moment; bytes per second, null is no limit."""
+
+    scope: Literal["agent", "link", "job"]
+    name: str
+    rate: str
+    rate_bytes_per_s: int | None
+    calendar: list[str]
+    time_zone: str
+    rate_now: str
+    rate_now_bytes_per_s: int | None
+    next_change: RateChange | None
+
+
+class BandwidthLimitAnswer(Answer):
+    bandwidth_limit: BandwidthLimit
+
+
+class BandwidthLimitsAnswer(Answer):
+    bandwidth_limits: list[BandwidthLimit]

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from coriolis.errors import NotFound, QuotaExceeded, Unavailable
+from coriolis.model.bandwidth import Limit, Scope
 from coriolis.rpc.gen.coriolis.v1 import (
+    bandwidth_pb2,
+    bandwidth_pb2_grpc,
     cluster_pb2,
     cluster_pb2_grpc,
     endpoint_pb2,
@@ -15,6 +18,7 @@ from coriolis.rpc.gen.coriolis.v1 import (
     job_pb2_grpc,
 )
 from coriolis.rpc.leader import LeaderClient
+from coriolis.rpc.limits import limit_message, scope_message
 from gateway.paging import Page
 
 PLAIN_PAGE = 1000
@@ -25,6 +29,10 @@ TERMINAL = frozenset({"COMPLETED", "ERROR", "CANCELED"})
 
 def _jobs(channel: Any) -> Any:
     return job_pb2_grpc.JobServiceStub(channel)
+
+
+def _limits(channel: Any) -> Any:
+    return bandwidth_pb2_grpc.BandwidthServiceStub(channel)
 
 
 class MeshBackend:
@@ -152,6 +160,23 @@ class MeshBackend:
         request = endpoint_pb2.DeleteSecretRequest(project_id=project_id, secret_id=secret_id)
         pick = lambda channel: endpoint_pb2_grpc.SecretServiceStub(channel).DeleteSecret  # noqa: E731
         await _once(self._leader, pick, request)
+
+    async def set_limit(self, project_id: str, limit: Limit) -> bandwidth_pb2.BandwidthLimit:
+        """In force on return. NotFound for an unknown agent, site or job; setting it twice is the same as once."""
+        request = bandwidth_pb2.SetLimitRequest(project_id=project_id, limit=limit_message(limit))
+        answer = await self._leader.call(lambda channel: _limits(channel).SetLimit, request, repeatable=True)
+        made: bandwidth_pb2.BandwidthLimit = answer.limit
+        return made
+
+    async def list_limits(self, project_id: str, *, include_mesh: bool) -> list[bandwidth_pb2.BandwidthLimit]:
+        request = bandwidth_pb2.ListLimitsRequest(project_id=project_id, include_mesh=include_mesh)
+        answer = await self._leader.call(lambda channel: _limits(channel).ListLimits, request, repeatable=True)
+        return list(answer.limits)
+
+    async def delete_limit(self, project_id: str, scope: Scope) -> None:
+        """NotFound when there is none."""
+        request = bandwidth_pb2.DeleteLimitRequest(project_id=project_id, scope=scope_message(scope))
+        await _once(self._leader, lambda channel: _limits(channel).DeleteLimit, request)
 
 
 async def _once(leader: LeaderClient, pick: Any, request: Any) -> None:

@@ -12,6 +12,7 @@ ADMIN = "admin"
 MEMBER = "member"
 READER = "reader"
 
+ADMINS = frozenset({ADMIN})
 WRITERS = frozenset({ADMIN, MEMBER})
 READERS = frozenset({ADMIN, MEMBER, READER})
 
@@ -28,6 +29,11 @@ RULES: Mapping[str, frozenset[str]] = MappingProxyType(
         "migration:services:list": READERS,
         "migration:services:show": READERS,
         "migration:providers:list": READERS,
+        "migration:bandwidth_limits:list": READERS,
+        "migration:bandwidth_limits:set_job": WRITERS,
+        # agents and links belong to the whole mesh
+        "migration:bandwidth_limits:see_mesh": ADMINS,
+        "migration:bandwidth_limits:set_mesh": ADMINS,
         "migration:secrets:create": WRITERS,
         "migration:secrets:list": READERS,
         "migration:secrets:delete": WRITERS,

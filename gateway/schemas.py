@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from coriolis.model.bandwidth import MAX_WINDOWS
+
 MAX_INSTANCES = 64
 MAX_NAME_CHARS = 255
 MAX_NOTES_CHARS = 4096
 MAX_REQUEST_ID_CHARS = 128
 MAX_TYPE_CHARS = 64
 MAX_PASSES = 10
+MAX_LIMIT_CHARS = 200
 
 JsonObject = dict[str, Any]
 
@@ -113,6 +116,31 @@ class CreateSecretBody(Strict):
     """The body of a secret's creation."""
 
     secret: SecretIn
+
+
+class BandwidthLimitIn(Strict):
+    """Rates are written ``200Mbit/s``, ``25MB/s``, ``25MiB/s``, ``0`` (paused) or ``none``."""
+
+    rate: Annotated[
+        str, Field(max_length=MAX_LIMIT_CHARS, examples=["none"], description="Outside of all windows of the calendar")
+    ]
+    calendar: Annotated[
+        list[Annotated[str, Field(max_length=MAX_LIMIT_CHARS)]] | None,
+        Field(
+            max_length=MAX_WINDOWS,
+            examples=[["Mon-Fri 08:00-18:00 200Mbit/s"]],
+            description="Every week another rate: days, from-to, rate; where windows overlap, the lowest holds",
+        ),
+    ] = None
+    time_zone: Annotated[
+        str | None, Field(max_length=MAX_LIMIT_CHARS, examples=["Europe/Paris"], description="IANA name; default UTC")
+    ] = None
+
+
+class BandwidthLimitBody(Strict):
+    """The body of a limit."""
+
+    bandwidth_limit: BandwidthLimitIn
 
 
 class CancelArguments(Strict):

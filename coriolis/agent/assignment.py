@@ -13,6 +13,7 @@ from coriolis.model.resource import Tag, Volume
 if TYPE_CHECKING:  # task_state, which is pure, imports this module
     from coriolis.agent.workplace import Workplace
     from coriolis.rpc.gen.coriolis.v1 import types_pb2
+    from coriolis.transfer.pace import Pace
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -93,3 +94,7 @@ class TaskContext(Protocol):
     def progress(self, disk: types_pb2.DiskProgress) -> None: ...
 
     def listening(self, address: str) -> None: ...
+
+    def pace(self, disk_id: str) -> Pace:
+        """What every frame of the disk asks before it is sent; its rate follows what the leader says."""
+        ...

@@ -29,7 +29,14 @@ class Reply(msgspec.Struct, frozen=True, tag="reply"):
     error_message: str = ""
 
 
-ToChild = Start | Reply
+class Rates(msgspec.Struct, frozen=True, tag="rates"):
+    """How fast the task's disks may send, bytes per second by disk id; replaces what was told before."""
+
+    disks: dict[str, float]
+    unlimited: bool = False
+
+
+ToChild = Start | Reply | Rates
 
 
 class Call(msgspec.Struct, frozen=True, tag="call"):

@@ -13,12 +13,14 @@ import structlog
 
 from coriolis.agent.lanes.host_link import HostLink
 from coriolis.agent.lanes.messages import CloseLane, FromHost, LaneDown, LaneUp, OpenLane, SendBatch, Sent
+from coriolis.agent.pacing import RECHECK_S
 from coriolis.errors import CoriolisError, TimedOut, Unavailable, from_code
 from coriolis.rpc.status import to_error
 from coriolis.transfer.cells import CELL_BYTES, Run
-from coriolis.transfer.codec import decode_acks
+from coriolis.transfer.codec import HEADER_BYTES, decode_acks
 from coriolis.transfer.compression import Compression, Sample
 from coriolis.transfer.lane_count import LONG_PATH_S, MIDDLE_PATH_S, LaneCount
+from coriolis.transfer.pace import Pace
 from coriolis.transfer.sender import Sender
 
 log = structlog.get_logger(__name__)
@@ -64,7 +66,7 @@ class _Lane(msgspec.Struct):
 
 
 class PushDisk:
-    """Sends what ``sender`` asks for until everything was received. ``pace.take(bytes, now) -> seconds to wait``."""
+    """Sends what ``sender`` asks for until everything was received, no faster than ``pace``."""
 
     def __init__(
         self,
@@ -74,17 +76,19 @@ class PushDisk:
         route: Route,
         limits: Limits,
         open_acks: OpenAcks,
-        take_pace: Callable[[int, float], float],
+        pace: Pace,
         on_durable: Callable[[Sequence[Run]], None],
     ) -> None:
         self.compression = Compression(limits.cores)
         self.lane_count = LaneCount(route.rtt_s, limits.lanes)
         self._disk_id, self._sender, self._links, self._route = disk_id, sender, links, route
-        self._open_acks, self._take_pace, self._on_durable = open_acks, take_pace, on_durable
+        self._open_acks, self._pace, self._on_durable = open_acks, pace, on_durable
         self._lanes: dict[int, _Lane] = {}
         self._failures = 0
         self._given_bytes = 0
-        self._paced_until_s = 0.0
+        self._turn: float | None = None
+        self._turn_bytes = 0
+        self._overtaken_bytes = 0
         self._reopen_at_s = 0.0
         self._paced = False
         self._last_ack_s = 0.0
@@ -233,28 +237,45 @@ class PushDisk:
                 if self._sender.lane_cost(number) >= most:
                     continue
                 now = time.monotonic()
-                if now < self._paced_until_s:
+                wait = self._wait_for_turn(now)
+                if wait:
                     self._paced = True
-                    return self._paced_until_s - now
+                    # who waits for its turn cannot be acknowledged: a low limit, or a pause, is no stall
+                    self._last_ack_s = now
+                    return min(wait, RECHECK_S)
                 progress |= self._give(number, now)
         return None
 
     def _give(self, number: int, now: float) -> bool:
-        size = CELL_BYTES if self._paced_until_s else BATCH_BYTES
-        batch = self._sender.assign(number, size)
+        taken, self._turn, self._turn_bytes = self._turn_bytes, None, 0
+        batch = self._sender.assign(number, self._batch_bytes())
         if batch is None:
+            self._overtaken_bytes -= taken
             return False
         given = sum(run.count for run in batch.data) * CELL_BYTES
         level = self.compression.level_for(self._given_bytes)
         self._given_bytes += given
-        wait = self._take_pace(int(given * self._wire_share()) + 64 * len(batch.zero), now)
-        self._paced_until_s = now + wait if wait else 0.0
+        self._overtaken_bytes += int(given * self._wire_share()) + HEADER_BYTES * len(batch.zero) - taken
         lane = self._lanes[number]
         lane.heard_s = max(lane.heard_s, now)
         cells = tuple((run.first, run.count) for run in batch.data)
         zeros = tuple((run.first, run.count) for run in batch.zero)
         lane.link.send(SendBatch(number, cells, zeros, level))
         return True
+
+    def _batch_bytes(self) -> int:
+        return BATCH_BYTES if self._pace.rate is None else CELL_BYTES
+
+    def _wait_for_turn(self, now: float) -> float:
+        """Seconds until the next batch may go. A turn is taken for what a batch is expected to be on the wire; what it
+        really was is made good with the next turn."""
+        if self._turn is None:
+            expected = int(self._batch_bytes() * self._wire_share())
+            paid = max(0, expected + self._overtaken_bytes)
+            self._turn = self._pace.take_turn(paid, now)
+            self._overtaken_bytes += expected - paid
+            self._turn_bytes = expected
+        return self._pace.wait_s(self._turn, now)
 
     def _wire_share(self) -> float:
         stats = self._sender.stats

@@ -96,7 +96,9 @@ async def _send_disks(
                 disk.size_bytes,
                 snapshot.identity,
             )
-            sending = SourceDisk(what, reader, journal, Wiring(control, hosts, choose, limits))
+            sending = SourceDisk(
+                what, reader, journal, Wiring(control, hosts, choose, limits, context.pace(disk.disk_id))
+            )
             task = group.create_task(sending.send(plan))
             report = ProgressReport(context, sending, plan.plan.total_bytes(disk.size_bytes))
             reports[disk.disk_id] = report
@@ -186,7 +188,7 @@ class ProgressReport:
                 # all but the last byte until the seal: 100% is a promise
                 done_bytes=done if self._disk.sealed else max(0, min(done, self._total - 1)),
                 read_bytes=sender.stats.read_bytes,
-                sent_bytes=sender.stats.sent_bytes,
+                sent_bytes=sender.stats.wire_bytes,
                 written_bytes=sender.stats.sent_bytes - sender.in_flight_bytes
                 if sender.stats.sent_bytes > sender.in_flight_bytes
                 else 0,

@@ -12,6 +12,7 @@ import grpc
 import structlog
 
 from coriolis.agent.assignment import Assignment
+from coriolis.agent.child_protocol import Rates
 from coriolis.agent.journal import FenceJournal
 from coriolis.agent.supervisor import Supervisor
 from coriolis.errors import CoriolisError, NotLeader, StaleEpoch, StaleGeneration, TimedOut, Unavailable
@@ -184,6 +185,9 @@ class ControlSession:
                 self._assign(message.assign)
             case "withdraw":
                 self.supervisor.withdraw(message.withdraw.assignment_id)
+            case "rates":
+                rates = Rates(dict(message.rates.bytes_per_s), message.rates.unlimited)
+                self.supervisor.set_rates(message.rates.assignment_id, rates)
             case "ack":
                 if message.ack.state in ("COMPLETED", "FAILED"):
                     self.supervisor.acknowledged(message.ack.assignment_id)

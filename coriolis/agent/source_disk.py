@@ -23,6 +23,7 @@ from coriolis.rpc.status import to_error
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_length, intersect_runs, merge_runs, split_runs, subtract_runs
 from coriolis.transfer.codec import cell_digest, nonzero_blocks
 from coriolis.transfer.journal import Opening
+from coriolis.transfer.pace import Pace
 from coriolis.transfer.run_map import unpack_runs
 from coriolis.transfer.sender import Plan, Sender
 from coriolis.transfer.table import CellState, CellTable
@@ -55,14 +56,13 @@ class PassDisk(msgspec.Struct, frozen=True):
 
 
 class Wiring(msgspec.Struct, frozen=True):
-    """What a disk needs of its task. ``choose_route`` gets the sink's direct port (0: none); ``take_pace`` is
-    ``Pace.take`` of the disk."""
+    """What a disk needs of its task. ``choose_route`` gets the sink's direct port (0: none)."""
 
     open_control: Callable[[], grpc.aio.Channel]
     hosts: SourceHosts
     choose_route: Callable[[int], Awaitable[Route]]
     limits: Limits
-    take_pace: Callable[[int, float], float] = lambda count, now: 0.0
+    pace: Pace
 
 
 class SourceDisk:
@@ -190,7 +190,7 @@ class SourceDisk:
             route,
             wiring.limits,
             lambda: acks(request),
-            wiring.take_pace,
+            wiring.pace,
             self._durable.extend,
         )
         async with asyncio.TaskGroup() as group:

@@ -20,6 +20,7 @@ from coriolis.agent.child_protocol import (
     Failed,
     Listening,
     ProgressLine,
+    Rates,
     Reply,
     Start,
     decode_for_agent,
@@ -47,6 +48,8 @@ from coriolis.rpc.gen.coriolis.v1 import types_pb2
 log = structlog.get_logger(__name__)
 
 STOP_GRACE_S = 5.0
+MAX_UNREAD_BYTES = 1 << 20
+"""A child that does not read (it is stopped) gets no more rates; it gets the newest when it reads again."""
 
 
 class Coordinator(Protocol):
@@ -70,6 +73,8 @@ class Supervisor:
         self._held: HeldMap = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._listening: dict[str, str] = {}
+        self._rates: dict[str, Rates] = {}
+        self._unwritten: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
         self.report: Report = lambda assignment, state, fields: None
         self.progress: dict[tuple[str, str], types_pb2.DiskProgress] = {}
@@ -102,6 +107,25 @@ class Supervisor:
     def withdraw(self, assignment_id: str) -> None:
         self._held, instructions = on_withdraw(self._held, assignment_id)
         self._carry_out(instructions)
+
+    def set_rates(self, assignment_id: str, rates: Rates) -> None:
+        """Pass on how fast a task's disks may send; a task that is about to start gets it then."""
+        if assignment_id not in self._held:
+            return
+        self._rates[assignment_id] = rates
+        process = self._processes.get(assignment_id)
+        if process is not None and process.stdin is not None:
+            self._write_rates(assignment_id, process.stdin)
+
+    def _write_rates(self, assignment_id: str, stdin: asyncio.StreamWriter) -> None:
+        """Write the newest rates, or remember that they are still to be written."""
+        if assignment_id not in self._rates or stdin.is_closing():
+            return
+        if stdin.transport.get_write_buffer_size() < MAX_UNREAD_BYTES:
+            stdin.write(encode_line(self._rates[assignment_id]))
+            self._unwritten.discard(assignment_id)
+        else:
+            self._unwritten.add(assignment_id)
 
     def acknowledged(self, assignment_id: str) -> None:
         self._held = on_ack(self._held, assignment_id)
@@ -156,6 +180,8 @@ class Supervisor:
         finally:
             self._processes.pop(assignment.assignment_id, None)
             self._listening.pop(assignment.assignment_id, None)
+            self._rates.pop(assignment.assignment_id, None)
+            self._unwritten.discard(assignment.assignment_id)
             self._held, instructions = on_exit(self._held, assignment.assignment_id, outcome)
             self._carry_out(instructions)
 
@@ -164,9 +190,12 @@ class Supervisor:
         assert process.stdout is not None
         outcome: Outcome | None = None
         process.stdin.write(encode_line(Start(assignment, self._workplace, os.getpid())))
+        self._write_rates(assignment.assignment_id, process.stdin)
         answering: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as calls:
             while line := await process.stdout.readline():
+                if assignment.assignment_id in self._unwritten:
+                    self._write_rates(assignment.assignment_id, process.stdin)
                 match decode_for_agent(line):
                     case Call() as call:
                         task = calls.create_task(self._answer(assignment, call, process.stdin))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -21,6 +22,7 @@ from coriolis.agent.child_protocol import (
     FromChild,
     Listening,
     ProgressLine,
+    Rates,
     Reply,
     Start,
     decode_for_child,
@@ -28,6 +30,7 @@ from coriolis.agent.child_protocol import (
 )
 from coriolis.agent.lanes.malloc import keep_freed_memory
 from coriolis.agent.lanes.parent import die_with_parent
+from coriolis.agent.paces import Paces
 from coriolis.agent.tasks import task_function
 from coriolis.agent.workplace import Workplace
 from coriolis.errors import CoriolisError, Unavailable, from_code
@@ -35,6 +38,7 @@ from coriolis.observability.logging import configure_logging, log_context
 from coriolis.providers.registry import load_provider
 from coriolis.rpc.gen.coriolis.v1 import types_pb2
 from coriolis.security.redact import LIVE_SECRETS, secret_values
+from coriolis.transfer.pace import Pace
 
 log = structlog.get_logger(__name__)
 
@@ -48,15 +52,23 @@ class PipeContext:
         self._out = out
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._secrets = ExitStack()
+        self._paces = Paces()
+        self._paces.begin(assignment.input.get("rates"), time.monotonic())
 
     def send(self, message: FromChild) -> None:
         self._out.write(encode_line(without_secrets(message)))
         self._out.flush()
 
-    def take(self, reply: Reply) -> None:
-        future = self._replies.pop(reply.call_id, None)
+    def pace(self, disk_id: str) -> Pace:
+        return self._paces.of_disk(disk_id)
+
+    def take(self, message: Reply | Rates) -> None:
+        if isinstance(message, Rates):
+            self._paces.tell(message.disks, time.monotonic(), unlimited=message.unlimited)
+            return
+        future = self._replies.pop(message.call_id, None)
         if future is not None and not future.done():
-            future.set_result(reply)
+            future.set_result(message)
 
     async def _ask(self, call: Call) -> dict[str, Any]:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -160,7 +172,7 @@ async def work(out: BinaryIO) -> None:
 async def _take_replies(reader: asyncio.StreamReader, context: PipeContext) -> None:
     while line := await reader.readline():
         message = decode_for_child(line)
-        assert isinstance(message, Reply)
+        assert isinstance(message, Reply | Rates)
         context.take(message)
     os._exit(1)  # the agent closed our input: it gave up on this task
 

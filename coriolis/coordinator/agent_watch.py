@@ -31,6 +31,7 @@ async def follow_agents(client: EtcdClient, directory: AgentDirectory) -> None:
             listing = await client.list(keys.AGENTS)
             for key, item in listing.items.items():
                 _take(directory, key, item)
+            directory.loaded = True
             changes = watch(client, keys.AGENTS, prefix=True, start_revision=listing.revision + 1)
             async with aclosing(changes) as batches:
                 async for batch in batches:

@@ -13,6 +13,8 @@ from coriolis.clock import SystemClock
 from coriolis.config import CoordinatorConfig, default_id
 from coriolis.coordinator import keys
 from coriolis.coordinator.agent_watch import check_lost_agents, follow_agents
+from coriolis.coordinator.bandwidth import Bandwidth
+from coriolis.coordinator.bandwidth_service import BandwidthService
 from coriolis.coordinator.cluster_service import ClusterService, SecretService
 from coriolis.coordinator.directory import AgentDirectory
 from coriolis.coordinator.driver import Driver
@@ -33,6 +35,7 @@ from coriolis.etcd.lease import announce
 from coriolis.observability.metrics import Metrics, serve_metrics
 from coriolis.rpc.gen.coriolis.v1 import (
     agent_control_pb2_grpc,
+    bandwidth_pb2_grpc,
     cluster_pb2,
     cluster_pb2_grpc,
     endpoint_pb2_grpc,
@@ -53,6 +56,7 @@ STOP_GRACE_S = 1.0
 POLICY: dict[str, tuple[Role, ...]] = {
     "/coriolis.v1.JobService/": ("gateway", "client", "operator"),
     "/coriolis.v1.SecretService/": ("gateway", "client", "operator"),
+    "/coriolis.v1.BandwidthService/": ("gateway", "client", "operator"),
     "/coriolis.v1.ClusterService/": ("gateway", "operator"),
     "/coriolis.v1.ClusterService/GetLeader": ("gateway", "operator", "client", "agent", "coordinator"),
     "/coriolis.v1.AgentControlService/": ("agent",),
@@ -68,6 +72,12 @@ class Coordinator:
         self._gate = LeaderGate()
         self._leader = cluster_pb2.GetLeaderResponse()
         self._driver: Driver | None = None
+        self._metrics = Metrics()
+        self._limit_gauge = self._metrics.gauge(
+            "bandwidth_limit_bytes_per_s",
+            "Limit in force now; +Inf is none; only the leader shows it",
+            ("scope", "name"),
+        )
         self._vault = Vault(
             box := SecretBox.from_key_file(Path(config.secret_key_file)),
             store := FileSecretStore(Path(config.secrets_dir), box),
@@ -87,7 +97,7 @@ class Coordinator:
             if config.metrics_listen:
                 metrics_host, _, metrics_port = config.metrics_listen.rpartition(":")
                 await stack.enter_async_context(
-                    serve_metrics(metrics_host, int(metrics_port), self._metrics(), self._unready)
+                    serve_metrics(metrics_host, int(metrics_port), self._measure(), self._unready)
                 )
             await server.start()
             log.info("coordinator listens", id=self._id, address=address)
@@ -111,8 +121,8 @@ class Coordinator:
     def _unready(self) -> list[str]:
         return [] if self._leader.address else ["no leader is known"]
 
-    def _metrics(self) -> Metrics:
-        metrics = Metrics()
+    def _measure(self) -> Metrics:
+        metrics = self._metrics
         leading = metrics.gauge("coordinator_leading", "1 while this coordinator leads")
         leading.set_function(lambda: float(self._gate.is_open))
         epoch = metrics.gauge("coordinator_epoch", "Epoch of the leader that this coordinator knows")
@@ -126,6 +136,7 @@ class Coordinator:
         jobs = gated(job_pb2_grpc.JobServiceServicer, "jobs", gate, ("WatchMigration",))
         agents = gated(agent_control_pb2_grpc.AgentControlServiceServicer, "agents", gate, ("Session",))
         secrets = gated(endpoint_pb2_grpc.SecretServiceServicer, "secrets", gate)
+        bandwidth = gated(bandwidth_pb2_grpc.BandwidthServiceServicer, "bandwidth", gate)
         cluster = gated(cluster_pb2_grpc.ClusterServiceServicer, "cluster", gate)
         leader = self._leader
 
@@ -136,6 +147,7 @@ class Coordinator:
         job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)  # type: ignore[arg-type]  # built by gated()
         agent_control_pb2_grpc.add_AgentControlServiceServicer_to_server(agents, server)  # type: ignore[arg-type]
         endpoint_pb2_grpc.add_SecretServiceServicer_to_server(secrets, server)  # type: ignore[arg-type]
+        bandwidth_pb2_grpc.add_BandwidthServiceServicer_to_server(bandwidth, server)  # type: ignore[arg-type]
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster, server)  # type: ignore[arg-type]
 
     async def _follow_leader(self, client: EtcdClient) -> None:
@@ -161,22 +173,28 @@ class Coordinator:
         directory = AgentDirectory()
         publisher = ChangePublisher(board)
         sessions = Sessions(self._id, term.epoch, self._vault, board)
-        driver = Driver(store, sessions, SystemClock(), publisher)
+        clock = SystemClock()
+        driver = Driver(store, sessions, clock, publisher)
         sessions.driver = publisher.driver = self._driver = driver
+        bandwidth = Bandwidth(store, driver, sessions, board, directory, clock, self._limit_gauge)
+        sessions.initial_rates = bandwidth.initial_rates
         verifications = Verifications(driver)
         ready = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(follow_agents(client, directory))
+                await bandwidth.load()
                 group.create_task(driver.serve(ready))
                 await ready.wait()
                 group.create_task(check_lost_agents(driver, sessions, directory))
                 group.create_task(Janitor(driver).serve())
+                group.create_task(bandwidth.serve())
                 self._gate.open(
                     {
                         "jobs": JobService(store, driver, board, directory, self._vault, verifications),
                         "agents": sessions,
                         "secrets": SecretService(self._secrets),
+                        "bandwidth": BandwidthService(bandwidth, clock),
                         "cluster": ClusterService(client, directory, sessions),
                     }
                 )
@@ -184,6 +202,7 @@ class Coordinator:
         finally:
             self._gate.close()
             self._driver = None
+            self._limit_gauge.clear()
             sessions.close()
             board.end_all_watchers()
             log.info("no longer leading", epoch=term.epoch)

@@ -49,9 +49,17 @@ def task_input(migration: Migration, run: InstanceRun, task: Task, role: Role) -
 
 
 def assign_message(
-    migration: Migration, run: InstanceRun, command: AssignPart, epoch: int, identity_of: Callable[[str], str]
+    migration: Migration,
+    run: InstanceRun,
+    command: AssignPart,
+    epoch: int,
+    identity_of: Callable[[str], str],
+    rates: dict[str, Any] | None = None,
 ) -> pb.Assign:
-    """What ``command`` tells the agent. ``identity_of`` gives the certificate identity of a connected agent."""
+    """What ``command`` tells the agent. ``identity_of`` gives the certificate identity of a connected agent.
+
+    ``rates``: what a source may send at first, ``{"unlimited": bool, "disks": {disk id: bytes per second}}``.
+    """
     task = run.task(command.task_id)
     side = side_of(task, command.role)
     endpoint = migration.transfer.origin if side is Side.ORIGIN else migration.transfer.destination
@@ -69,7 +77,9 @@ def assign_message(
         generation=command.generation,
         epoch=epoch,
         provider=endpoint.type,
-        input_json=json.dumps(task_input(migration, run, task, command.role)),
+        input_json=json.dumps(
+            {**task_input(migration, run, task, command.role), **({"rates": rates} if rates else {})}
+        ),
         peer_address=sink.address if sink and command.role is Role.SOURCE else "",
         peer_identity=identity_of(sink.agent_id) if sink and command.role is Role.SOURCE else "",
         allowed_identity=identity_of(source.agent_id) if source and command.role is Role.SINK else "",

@@ -11,6 +11,8 @@ class AgentDirectory:
     def __init__(self) -> None:
         self._specs: dict[str, cluster_pb2.Agent] = {}
         self._live: set[str] = set()
+        self.loaded = False
+        """Whether all registrations were read once."""
 
     def put_spec(self, agent: cluster_pb2.Agent) -> None:
         self._specs[agent.id] = agent
@@ -26,6 +28,15 @@ class AgentDirectory:
 
     def is_live(self, agent_id: str) -> bool:
         return agent_id in self._live
+
+    def site(self, agent_id: str) -> str:
+        """Where a registered agent is; empty for an unknown one."""
+        agent = self._specs.get(agent_id)
+        return agent.site if agent is not None else ""
+
+    def sites(self) -> set[str]:
+        """Of all registered agents."""
+        return {agent.site for agent in self._specs.values()}
 
     def providers(self) -> dict[str, cluster_pb2.ProviderInfo]:
         """Provider types any registered agent offers, with their schemas."""

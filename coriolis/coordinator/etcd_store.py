@@ -1,4 +1,4 @@
-"""``JobStore`` on etcd: every write is one transaction under the leader's fence (fence 1)."""
+"""``JobStore`` and ``LimitStore`` on etcd: every write is one transaction under the leader's fence (fence 1)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import msgspec
 
 from coriolis.coordinator import keys
 from coriolis.coordinator.leadership import fence
-from coriolis.coordinator.store import Loaded, RequestRecord, RunRecord, StoredRun
+from coriolis.coordinator.store import Loaded, RequestRecord, RunRecord, StoredRun, no_such_job
 from coriolis.errors import Conflict, StaleEpoch, Unavailable
 from coriolis.etcd.client import EtcdClient
 from coriolis.etcd.records import KeyValue
-from coriolis.etcd.txn import Delete, DeletePrefix, Put, Txn, absent, modified_at
+from coriolis.etcd.txn import Delete, DeletePrefix, Put, Txn, absent, modified_at, present
+from coriolis.model.bandwidth import Limit, Scope, ScopeKind
 from coriolis.model.job import InstanceRun, Migration
 
 
@@ -90,10 +91,35 @@ class EtcdStore:
         raise otherwise
 
     async def delete(self, migration: Migration) -> None:
-        operations: list[Delete | DeletePrefix] = [DeletePrefix(keys.job_prefix(migration.project_id, migration.id))]
+        operations: list[Delete | DeletePrefix] = [
+            DeletePrefix(keys.job_prefix(migration.project_id, migration.id)),
+            Delete(_limit_key(Scope(ScopeKind.JOB, migration.id, migration.project_id))),
+        ]
         if migration.request_id:
             operations.append(Delete(keys.request(migration.project_id, migration.request_id)))
         result = await self._client.commit(Txn((fence(self._epoch),), tuple(operations)), idempotent=True)
+        if not result.succeeded:
+            raise StaleEpoch(f"epoch {self._epoch} was replaced")
+
+    async def load_limits(self) -> list[Limit]:
+        listing = await self._client.list(keys.LIMITS)
+        return [msgspec.json.decode(item.value, type=Limit) for item in listing.items.values()]
+
+    async def save_limit(self, limit: Limit) -> None:
+        scope = limit.scope
+        compares = [fence(self._epoch)]
+        if scope.kind is ScopeKind.JOB:
+            # a job that is deleted at this moment takes its limit with it, or refuses it
+            compares.append(present(keys.job_spec(scope.project_id, scope.name)))
+        txn = Txn(tuple(compares), (Put(_limit_key(scope), msgspec.json.encode(limit)),))
+        # repeated when its outcome is unknown: the leader writes a scope's limits one after the other
+        result = await self._client.commit(txn, idempotent=True)
+        if not result.succeeded:
+            await self._check_epoch()
+            raise no_such_job(scope)
+
+    async def delete_limit(self, scope: Scope) -> None:
+        result = await self._client.commit(Txn((fence(self._epoch),), (Delete(_limit_key(scope)),)), idempotent=True)
         if not result.succeeded:
             raise StaleEpoch(f"epoch {self._epoch} was replaced")
 
@@ -101,3 +127,7 @@ class EtcdStore:
         leader = await self._client.get(keys.LEADER)
         if leader is None or leader.create_revision != self._epoch:
             raise StaleEpoch(f"epoch {self._epoch} was replaced")
+
+
+def _limit_key(scope: Scope) -> str:
+    return keys.limit(scope.kind, scope.name, scope.project_id)

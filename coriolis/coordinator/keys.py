@@ -19,6 +19,7 @@ AGENTS = ROOT + "agents/"
 JOBS = ROOT + "jobs/"
 REQUESTS = ROOT + "requests/"
 MANIFESTS = ROOT + "manifests/"
+LIMITS = ROOT + "limits/"
 
 MAX_PART_CHARS = 255
 
@@ -85,6 +86,12 @@ def request(project_id: str, request_id: str) -> str:
 def manifest(project_id: str, job_id: str, instance_index: int, disk_id: str) -> str:
     """Reference of a sealed disk's manifest."""
     return f"{MANIFESTS}{_part(project_id)}/{_part(job_id)}/{_index(instance_index)}/{_part(disk_id)}"
+
+
+def limit(kind: str, name: str, project_id: str = "") -> str:
+    """The bandwidth limit of an agent, of a link (its name has two parts), or of a project's job."""
+    parts = [project_id, name] if project_id else name.split("/")
+    return "/".join([LIMITS.rstrip("/"), _part(kind), *(_part(part) for part in parts)])
 
 
 def parse_job(key: str) -> JobKey | None:

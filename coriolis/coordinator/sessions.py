@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -84,6 +84,8 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         self._gone_since: dict[str, float] = {}
         self._changed = asyncio.Event()
         self.driver: Driver | None = None
+        self.initial_rates: Callable[[str], dict[str, Any]] | None = None
+        """What the source part of a task may send from its beginning (coriolis.coordinator.bandwidth)."""
 
     # -- Dispatcher ---------------------------------------------------------------------------------------------
 
@@ -119,8 +121,13 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         session = self._sessions.get(command.agent_id)
         if session is None:
             return False
-        message = assign_message(migration, run, command, self.epoch, self._identity_of)
+        rates = self.initial_rates(command.task_id) if self.initial_rates and command.role is Role.SOURCE else None
+        message = assign_message(migration, run, command, self.epoch, self._identity_of, rates)
         return session.send(pb.SessionResponse(assign=message))
+
+    def of_agent(self, agent_id: str) -> AgentSession | None:
+        """The agent's session now."""
+        return self._sessions.get(agent_id)
 
     def _identity_of(self, agent_id: str) -> str:
         session = self._sessions.get(agent_id)

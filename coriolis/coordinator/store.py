@@ -10,7 +10,8 @@ from typing import Protocol
 
 import msgspec
 
-from coriolis.errors import Conflict, StaleEpoch
+from coriolis.errors import Conflict, NotFound, StaleEpoch
+from coriolis.model.bandwidth import Limit, Scope, ScopeKind
 from coriolis.model.job import InstanceRun, Migration
 
 
@@ -57,7 +58,28 @@ class JobStore(Protocol):
         """Replace the run read at ``revision``; returns the new one. Raises Conflict when it was changed meanwhile."""
         ...
 
-    async def delete(self, migration: Migration) -> None: ...
+    async def delete(self, migration: Migration) -> None:
+        """Remove a migration and its bandwidth limit."""
+        ...
+
+
+class LimitStore(Protocol):
+    """Bandwidth limits, one per scope. Raises as ``JobStore`` does; the last write counts."""
+
+    async def load_limits(self) -> list[Limit]: ...
+
+    async def save_limit(self, limit: Limit) -> None:
+        """Raises NotFound for the limit of a job that is not stored."""
+        ...
+
+    async def delete_limit(self, scope: Scope) -> None:
+        """An absent one is fine."""
+        ...
+
+
+def no_such_job(scope: Scope) -> NotFound:
+    """What everybody says of a job that is absent or of another project."""
+    return NotFound(f'Migration with ID "{scope.name[:64]}" not found.')
 
 
 class MemoryStore:
@@ -71,6 +93,7 @@ class MemoryStore:
             self.migrations: dict[str, bytes] = {}
             self.runs: dict[tuple[str, int], tuple[bytes, int]] = {}
             self.requests: dict[tuple[str, str], RequestRecord] = {}
+            self.limits: dict[Scope, bytes] = {}
             self.revision = 0
 
     def _fence(self) -> None:
@@ -120,5 +143,22 @@ class MemoryStore:
         root = self._root
         root.migrations.pop(migration.id, None)
         root.requests.pop((migration.project_id, migration.request_id), None)
+        root.limits.pop(Scope(ScopeKind.JOB, migration.id, migration.project_id), None)
         for key in [key for key in root.runs if key[0] == migration.id]:
             del root.runs[key]
+
+    async def load_limits(self) -> list[Limit]:
+        return [msgspec.json.decode(raw, type=Limit) for raw in self._root.limits.values()]
+
+    async def save_limit(self, limit: Limit) -> None:
+        self._fence()
+        root, scope = self._root, limit.scope
+        if scope.kind is ScopeKind.JOB:
+            stored = root.migrations.get(scope.name)
+            if stored is None or msgspec.json.decode(stored, type=Migration).project_id != scope.project_id:
+                raise no_such_job(scope)
+        root.limits[scope] = msgspec.json.encode(limit)
+
+    async def delete_limit(self, scope: Scope) -> None:
+        self._fence()
+        self._root.limits.pop(scope, None)

@@ -32,6 +32,12 @@ def absent(key: str) -> Compare:
     return created_at(key, 0)
 
 
+def present(key: str) -> Compare:
+    """The key exists."""
+    result = rpc_pb2.Compare.GREATER
+    return Compare(rpc_pb2.Compare(key=encode_key(key), target=rpc_pb2.Compare.VERSION, result=result, version=0))
+
+
 def modified_at(key: str, revision: int) -> Compare:
     """The key was last changed at ``revision``; 0 means that it is absent."""
     target = rpc_pb2.Compare.MOD

@@ -13,11 +13,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc
+import msgspec
 
 from coriolis.clock import wire_time
 from coriolis.errors import Conflict, InvalidInput, NotFound, NotLeader, QuotaExceeded
 from coriolis.ids import new_id
+from coriolis.model.bandwidth import Limit, Scope, ScopeKind, check
 from coriolis.rpc.gen.coriolis.v1 import (
+    bandwidth_pb2,
+    bandwidth_pb2_grpc,
     cluster_pb2,
     cluster_pb2_grpc,
     endpoint_pb2,
@@ -27,6 +31,7 @@ from coriolis.rpc.gen.coriolis.v1 import (
     types_pb2,
 )
 from coriolis.rpc.interceptors import AccessInterceptor, MethodPolicy
+from coriolis.rpc.limits import answer_message, read_limit, read_scope
 from coriolis.rpc.server import build_server
 from coriolis.rpc.tls import TlsFiles
 
@@ -37,6 +42,7 @@ POLICY = MethodPolicy(
     {
         "/coriolis.v1.JobService/": ("gateway", "client"),
         "/coriolis.v1.SecretService/": ("gateway", "client"),
+        "/coriolis.v1.BandwidthService/": ("gateway", "client"),
         "/coriolis.v1.ClusterService/": ("gateway",),
         "/coriolis.v1.ClusterService/GetLeader": ("gateway", "client"),
     }
@@ -54,6 +60,7 @@ class FakeMesh:
     migrations: dict[str, job_pb2.Migration] = field(default_factory=dict)
     requests: dict[tuple[str, str], str] = field(default_factory=dict)
     secrets: dict[str, dict[str, endpoint_pb2.SecretInfo]] = field(default_factory=dict)
+    limits: dict[Scope, Limit] = field(default_factory=dict)
     verifications: dict[str, job_pb2.Verification] = field(default_factory=dict)
     watchers: list[tuple[str, asyncio.Queue[job_pb2.WatchMigrationResponse | None]]] = field(default_factory=list)
     leader: FakeCoordinator | None = None
@@ -93,6 +100,7 @@ class FakeCoordinator:
         self.address = f"127.0.0.1:{port}"
         job_pb2_grpc.add_JobServiceServicer_to_server(_Jobs(self), self._server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(_Cluster(self), self._server)
+        bandwidth_pb2_grpc.add_BandwidthServiceServicer_to_server(_Limits(self), self._server)
         endpoint_pb2_grpc.add_SecretServiceServicer_to_server(_Secrets(self), self._server)
 
     async def start(self) -> None:
@@ -320,6 +328,38 @@ class _Secrets(endpoint_pb2_grpc.SecretServiceServicer):
         if mesh.secrets.get(request.project_id, {}).pop(request.secret_id, None) is None:
             raise NotFound(f'Secret with ID "{request.secret_id[:64]}" not found.')
         return endpoint_pb2.DeleteSecretResponse()
+
+
+class _Limits(bandwidth_pb2_grpc.BandwidthServiceServicer):
+    def __init__(self, coordinator: FakeCoordinator) -> None:
+        self._me = coordinator
+
+    async def SetLimit(self, request: Any, context: Any) -> Any:
+        mesh = self._me.enter("SetLimit")
+        limit = check(read_limit(request.limit, request.project_id))
+        if limit.scope.kind is ScopeKind.JOB:
+            find(mesh, request.project_id, limit.scope.name)
+        elif "absent" in limit.scope.name:
+            raise NotFound(f"{limit.scope.name[:64]!r} not found")
+        made = msgspec.structs.replace(limit, created_at=now())
+        mesh.limits[limit.scope] = made
+        return bandwidth_pb2.SetLimitResponse(limit=answer_message(made, datetime.now(UTC)))
+
+    async def ListLimits(self, request: Any, context: Any) -> Any:
+        mesh = self._me.enter("ListLimits")
+        found = [
+            answer_message(limit, datetime.now(UTC))
+            for scope, limit in sorted(mesh.limits.items())
+            if (scope.project_id == request.project_id if scope.kind is ScopeKind.JOB else request.include_mesh)
+        ]
+        return bandwidth_pb2.ListLimitsResponse(limits=found)
+
+    async def DeleteLimit(self, request: Any, context: Any) -> Any:
+        mesh = self._me.enter("DeleteLimit")
+        scope = read_scope(request.scope, request.project_id)
+        if mesh.limits.pop(scope, None) is None:
+            raise NotFound(f"There is no bandwidth limit of the {scope.kind} {scope.name[:64]!r}.")
+        return bandwidth_pb2.DeleteLimitResponse()
 
 
 Channel = grpc.aio.Channel

@@ -9,8 +9,12 @@ import httpx
 from tests.api.stack import BODY, Stack
 
 ABSENT = "7d0f1c5e-0000-4000-8000-00000000dead"
+LIMIT = {"bandwidth_limit": {"rate": "200Mbit/s"}}
 BODIES: dict[str, Any] = {
     "create_migration": BODY,
+    "set_agent_bandwidth_limit": LIMIT,
+    "set_link_bandwidth_limit": LIMIT,
+    "set_job_bandwidth_limit": LIMIT,
     "create_secret": {"secret": {"name": "s", "payload": {}}},
     "act_on_migration": {"cancel": None},
     "act_on_migration_plural": {"verify": None},
@@ -42,6 +46,7 @@ def test_every_operation_hides_the_other_project(stack: Stack) -> None:
             "id"
         ]
         secret = theirs.post("/secrets", json=BODIES["create_secret"]).json()["secret"]["id"]
+        assert theirs.put(f"/bandwidth-limits/job/{migration}", json=LIMIT).status_code == 200
         real = {"migration_id": migration, "verification_id": verification, "secret_id": secret}
         absent = dict.fromkeys(real, ABSENT)
         walked = 0
@@ -68,6 +73,8 @@ def test_every_operation_hides_the_other_project(stack: Stack) -> None:
             walked += 1
         assert walked >= 12
         assert migration not in mine.get("/migrations/detail").text
+        assert migration not in mine.get("/bandwidth-limits").text
+        assert migration in theirs.get("/bandwidth-limits").text
         assert mine.get(f"/migrations?marker={migration}").status_code == 404
         assert theirs.get(f"/migrations/{migration}").status_code == 200, "nothing was changed by asking"
         assert secret in theirs.get("/secrets").text

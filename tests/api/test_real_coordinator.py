@@ -72,6 +72,12 @@ def check(client: httpx.Client) -> None:
     assert client.get("/secrets").json()["secrets"] == [secret]
     assert client.delete(f"/secrets/{secret['id']}").status_code == 204
     assert client.get("/migrations").json() == {"migrations": []}
+    limit = client.put("/bandwidth-limits/agent/site-a", json={"bandwidth_limit": {"rate": "200Mbit/s"}})
+    assert limit.status_code == 200, limit.text
+    assert client.get("/bandwidth-limits").json()["bandwidth_limits"] == [limit.json()["bandwidth_limit"]]
+    assert client.put("/bandwidth-limits/agent/b", json={"bandwidth_limit": {"rate": "0"}}).status_code == 404
+    assert client.delete("/bandwidth-limits/agent/site-a").status_code == 204
+    assert client.get("/bandwidth-limits").json() == {"bandwidth_limits": []}
     smoke = {"migration": {**BODY["migration"], "origin": {"type": "smoke", "connection_info": {}}}}
     refused = client.post("/migrations", json=smoke)
     assert (refused.status_code, refused.json()["error"]["fault"]) == (400, "badRequest")

@@ -15,11 +15,12 @@ import pytest_asyncio
 from coriolis.coordinator import keys
 from coriolis.coordinator.etcd_store import EtcdStore
 from coriolis.coordinator.planner import plan_migration
-from coriolis.coordinator.store import JobStore, MemoryStore, RequestRecord
-from coriolis.errors import Conflict, InvalidInput, StaleEpoch, Unavailable
+from coriolis.coordinator.store import JobStore, LimitStore, MemoryStore, RequestRecord
+from coriolis.errors import Conflict, InvalidInput, NotFound, StaleEpoch, Unavailable
 from coriolis.etcd.client import EtcdClient
 from coriolis.etcd.embedded import EmbeddedEtcd, bundled_binary, find_binary
 from coriolis.ids import new_id
+from coriolis.model.bandwidth import Limit, Scope, ScopeKind, Window
 from coriolis.model.job import (
     MAX_INSTANCES,
     MAX_REPLICATION_COUNT,
@@ -42,10 +43,14 @@ BINARIES = {
 }
 
 
+class Store(JobStore, LimitStore, Protocol):
+    """What a leader keeps."""
+
+
 class Term(Protocol):
     """The stores of successive leaders over one storage."""
 
-    async def lead(self) -> JobStore:
+    async def lead(self) -> Store:
         """Depose whoever leads; the new leader's store."""
         ...
 
@@ -54,7 +59,7 @@ class MemoryTerm:
     def __init__(self) -> None:
         self.root = MemoryStore(0)
 
-    async def lead(self) -> JobStore:
+    async def lead(self) -> Store:
         self.root.leading_epoch += 1
         return MemoryStore(self.root.leading_epoch, shared=self.root)
 
@@ -63,7 +68,7 @@ class EtcdTerm:
     def __init__(self, client: EtcdClient) -> None:
         self.client = client
 
-    async def lead(self) -> JobStore:
+    async def lead(self) -> Store:
         await self.client.delete(keys.LEADER)
         epoch = await self.client.put(keys.LEADER, b"{}")
         return EtcdStore(self.client, epoch)
@@ -199,6 +204,66 @@ async def test_the_largest_migration_fits_in_one_transaction(term: Term) -> None
     assert len(await stored_runs(store, migration.id)) == MAX_INSTANCES
     await store.delete(migration)
     assert await stored_runs(store, migration.id) == {}
+
+
+# -- bandwidth limits -------------------------------------------------------------------------------------------
+
+
+def limit_of(scope: Scope, rate: int | None = 5000) -> Limit:
+    return Limit(scope, rate, (Window((0, 4), 60, 30, None),), "Europe/Paris", NOW)
+
+
+async def test_limits_are_loaded_replaced_and_deleted(term: Term) -> None:
+    store = await term.lead()
+    migration, runs, record = job(1)
+    await store.create(migration, runs, record)
+    scopes = [
+        Scope(ScopeKind.AGENT, "a/b%2F"),
+        Scope(ScopeKind.LINK, "paris/oslo"),
+        Scope(ScopeKind.JOB, migration.id, migration.project_id),
+    ]
+    before = await store.load()
+    for scope in scopes:
+        await store.save_limit(limit_of(scope))
+        await store.save_limit(limit_of(scope, None))
+    assert sorted(await store.load_limits(), key=lambda each: each.scope) == [
+        limit_of(scope, None) for scope in sorted(scopes)
+    ]
+    assert await store.load() == before, "limits are no jobs"
+    for scope in scopes:
+        await store.delete_limit(scope)
+        await store.delete_limit(scope)
+    assert await store.load_limits() == []
+    await store.delete(migration)
+
+
+async def test_the_limit_of_a_job_goes_with_it_and_needs_it(term: Term) -> None:
+    store = await term.lead()
+    migration, runs, record = job(1)
+    scope = Scope(ScopeKind.JOB, migration.id, migration.project_id)
+    with pytest.raises(NotFound):
+        await store.save_limit(limit_of(scope))
+    await store.create(migration, runs, record)
+    with pytest.raises(NotFound):
+        await store.save_limit(limit_of(msgspec.structs.replace(scope, project_id="foreign")))
+    await store.save_limit(limit_of(scope))
+    await store.delete(migration)
+    assert await store.load_limits() == []
+    with pytest.raises(NotFound):
+        await store.save_limit(limit_of(scope))
+
+
+async def test_limits_of_a_deposed_leader_are_refused(term: Term) -> None:
+    old = await term.lead()
+    scope = Scope(ScopeKind.AGENT, "a")
+    await old.save_limit(limit_of(scope))
+    new = await term.lead()
+    with pytest.raises(StaleEpoch):
+        await old.save_limit(limit_of(scope, 0))
+    with pytest.raises(StaleEpoch):
+        await old.delete_limit(scope)
+    assert await new.load_limits() == [limit_of(scope)]
+    await new.delete_limit(scope)
 
 
 # -- E5: the outcome of a write is unknown ----------------------------------------------------------------------

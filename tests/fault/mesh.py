@@ -19,7 +19,14 @@ import tomli_w
 from coriolis.errors import NotLeader, Unavailable
 from coriolis.etcd.embedded import free_port
 from coriolis.rpc.channel import open_channel
-from coriolis.rpc.gen.coriolis.v1 import cluster_pb2, cluster_pb2_grpc, endpoint_pb2, job_pb2, job_pb2_grpc
+from coriolis.rpc.gen.coriolis.v1 import (
+    bandwidth_pb2_grpc,
+    cluster_pb2,
+    cluster_pb2_grpc,
+    endpoint_pb2,
+    job_pb2,
+    job_pb2_grpc,
+)
 from coriolis.rpc.status import to_error
 from coriolis.rpc.tls import TlsFiles
 from coriolis.security.pki import create_ca, issue
@@ -197,6 +204,7 @@ class Mesh:
                     stub: Any = {
                         "job": job_pb2_grpc.JobServiceStub,
                         "cluster": cluster_pb2_grpc.ClusterServiceStub,
+                        "bandwidth": bandwidth_pb2_grpc.BandwidthServiceStub,
                     }[service](channel)
                     return await getattr(stub, method)(request, timeout=5)
             except (grpc.aio.AioRpcError, Unavailable) as failed:

@@ -21,6 +21,7 @@ PURE = (
     "coriolis.coordinator.planner",
     "coriolis.coordinator.scheduler",
     "coriolis.coordinator.placement",
+    "coriolis.coordinator.shares",
     "coriolis.coordinator.events",
     "coriolis.agent.task_state",
     "coriolis.agent.fencing",

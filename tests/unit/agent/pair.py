@@ -26,6 +26,7 @@ from coriolis.rpc.channel import open_channel
 from coriolis.rpc.tls import TlsFiles
 from coriolis.security.pki import create_ca, issue
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, complement, covering_runs
+from coriolis.transfer.pace import Pace
 from coriolis.transfer.sender import Plan
 
 DOMAIN = "test.mesh"
@@ -143,6 +144,7 @@ class Lab:
     journal_class: type[DiskJournal] = DiskJournal
     fresh_is_zero: bool = True
     transport: Transport = "auto"
+    pace: Pace = field(default_factory=Pace)
     sinks: list[SinkDisk] = field(default_factory=list)
 
     @property
@@ -213,7 +215,7 @@ class Lab:
         choose = partial(choose_route, self.transport, self.tls[who], agent(expects), address)
         with DiskJournal(self.source_journal) as journal:
             async with source_hosts(self.tls[who]) as hosts:
-                yield SourceDisk(what, reader, journal, Wiring(control, hosts, choose, Limits(2, 2)))
+                yield SourceDisk(what, reader, journal, Wiring(control, hosts, choose, Limits(2, 2), self.pace))
 
     async def send(
         self,
