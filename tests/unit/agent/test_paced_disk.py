@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coriolis.agent import source_disk
+from coriolis.agent import push_disk
 from tests.unit.agent.pair import Lab, content, full_plan, sent
 
 MIB = 1 << 20
@@ -26,7 +26,7 @@ async def test_a_limit_holds_for_the_frames_of_all_lanes(lab: MakeLab) -> None:
 
 
 async def test_a_pause_longer_than_the_stall_limit_is_no_stall(lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_disk, "STALL_S", 1.5)
+    monkeypatch.setattr(push_disk, "STALL_S", 1.5)
     disk = content(8 * MIB, [(0, 8 * MIB)])
     here = lab(8 * MIB)
     here.pace.set_rate(0, time.monotonic())
