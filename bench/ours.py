@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.images import first_difference
 from bench.measure import SAMPLE_S, MachineTime, Tracked, tracked
 from bench.scene import ROOT, Place, Scene
@@ -169,7 +171,8 @@ class Ours:
         finally:
             for child in talk.children.values():
                 child.process.abandon()
-        sample = _with(sample, volume.stat().st_blocks * 512, machine)
+        allocated, others = volume.stat().st_blocks * 512, machine.others_since(sample.whole_cpu_s)
+        sample = msgspec.structs.replace(sample, allocated=allocated, others=others)
         different = first_difference(scene.image, volume)
         for folder in (sink_dir, scene.work / "state-source", scene.work / "state-sink"):
             shutil.rmtree(folder)
@@ -198,14 +201,6 @@ class Ours:
             allocated=0,
             events=tuple(source.events + sink.events),
         )
-
-
-def _with(sample: Sample, allocated: int, machine: MachineTime) -> Sample:
-    import msgspec
-
-    return msgspec.structs.replace(
-        sample, allocated=allocated, others=machine.others_since(sample.whole_cpu_s)
-    )
 
 
 async def _prepare(scene: Scene, sink_dir: Path, job: str) -> tuple[dict[str, Any], Path]:

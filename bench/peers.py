@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +28,7 @@ class Peer:
 
     @property
     def name(self) -> str:
-        return {"nbdcopy": "nbdcopy", "qemu-img": "qemu-img"}[self.tool] + ("" if self.tls else " (plain)")
+        return self.tool + ("" if self.tls else " plain")
 
     def server_argv(self, scene: Scene, port: int, pid_file: Path, disk: Path) -> list[str]:
         if self.tool == "nbdcopy":
@@ -133,8 +132,3 @@ def _qemu_img(scene: Scene, tls: bool, port: int) -> list[str]:
         str(scene.image),
         target + (",tls-creds=tls0" if tls else ""),
     ]
-
-
-def settle() -> None:
-    """Between two runs: let what the last one freed be freed."""
-    time.sleep(0.2)

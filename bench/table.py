@@ -90,9 +90,7 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [one / max(other, 1e-3) for one, other in zip(above, below, strict=True)]
 
 
-def compare(
-    image: str, transport: str, peer: str, tls: bool, ours: Sequence[Sample], theirs: Sequence[Sample]
-) -> Row:
+def compare(image: str, transport: str, peer: str, tls: bool, ours: Sequence[Sample], theirs: Sequence[Sample]) -> Row:
     """The row of samples that were taken in the same rounds."""
     speed = spread(ratios([s.copy_s for s in theirs], [s.copy_s for s in ours]))
     cpu = spread(ratios([s.cpu_s for s in ours], [s.cpu_s for s in theirs]))
@@ -188,6 +186,7 @@ def load_note(load_before: float, samples: Mapping[str, Sequence[Sample]]) -> st
     busy = [sample.others for each in samples.values() for sample in each]
     others = statistics.median(busy) if busy else 0.0
     word = "loaded" if others > BUSY_CORES else "quiet"
-    return f"{word}: others kept {others:.2f} cores busy (median; at most {max(busy, default=0):.2f}), load average " + (
-        f"{load_before:.2f} before the first run"
+    return (
+        f"{word}: others kept {others:.2f} cores busy (median; at most {max(busy, default=0):.2f}), load average "
+        + (f"{load_before:.2f} before the first run")
     )

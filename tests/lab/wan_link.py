@@ -205,7 +205,16 @@ def _link(a: str, b: str, number: int, road: Road) -> Iterator[WanLink]:
         for end in (link.a, link.b):
             _ip("-n", end.namespace, "address", "add", f"{end.address}/24", "dev", device)
             _ip(
-                "-n", end.namespace, "link", "set", device, "mtu", str(MTU), "txqueuelen", str(DEVICE_QUEUE_PACKETS), "up"
+                "-n",
+                end.namespace,
+                "link",
+                "set",
+                device,
+                "mtu",
+                str(MTU),
+                "txqueuelen",
+                str(DEVICE_QUEUE_PACKETS),
+                "up",
             )
         yield link
     finally:
