@@ -1,4 +1,4 @@
-"""``python -m bench``: copy every image with ours and with the peers in turn over loopback, then say what was reached."""
+"""``python -m bench``: copy every image with ours and the peers in turn over loopback, and say what was reached."""
 
 from __future__ import annotations
 

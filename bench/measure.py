@@ -22,7 +22,7 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Usage:
-    """``cpu_s``: of the process and all it started. Peaks in bytes: of its largest process, of all their peaks added."""
+    """``cpu_s``: of a process and all it started. Peaks in bytes: its largest process, all its processes added."""
 
     cpu_s: float
     largest_rss: int
@@ -133,7 +133,8 @@ class Tracked:
     def _pause(self) -> None:
         descriptor = os.pidfd_open(self.process.pid)
         try:
-            select.select([descriptor], [], [], SAMPLE_S)
+            # a short run needs looks early on
+            select.select([descriptor], [], [], min(SAMPLE_S, 0.02 + (time.monotonic() - self.started_at) / 4))
         finally:
             os.close(descriptor)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,21 @@ MAX_EVENTS = 30
 
 OnProgress = Callable[[int, int], None]
 """(bytes done, bytes in all) of the running copy."""
+
+
+def transport_said(events: Sequence[str]) -> str:
+    """The transport that the tasks' events name last: ``grpc``, ``direct``, or empty when none does."""
+    named = [word for event in events for word in re.findall(r"\b(grpc|direct)\b", event.lower())]
+    return named[-1] if named else ""
+
+
+def check_transport(wanted: str, events: Sequence[str]) -> None:
+    """Raise OSError when the tasks did another thing than they were asked for: its row would carry a false name."""
+    said = transport_said(events)
+    if wanted == "direct" and said != "direct":
+        raise OSError("transport direct was asked for, but no task's event says that it was used")
+    if wanted == "grpc" and said == "direct":
+        raise OSError("transport grpc was asked for, but a task's event says that direct was used")
 
 
 def _nothing(done: int, total: int) -> None:
@@ -190,6 +206,7 @@ class Ours:
         with tracked(source.process, sink.process):
             sent, received = source.process.wait(END_TIMEOUT_S), sink.process.wait(END_TIMEOUT_S)
         cpu = sent.cpu_s + received.cpu_s
+        check_transport(self.transport, source.events + sink.events)
         return Sample(
             copy_s=max(source.done_at, sink.done_at) - talk.began_at,
             whole_s=max(source.process.ended_at, sink.process.ended_at) - sink.process.started_at,

@@ -12,7 +12,7 @@ from bench.scene import Scene, free_port
 from bench.table import Sample
 
 RUN_TIMEOUT_S = 1800.0
-REQUESTS, THREADS, REQUEST_BYTES = 64, 4, 1 << 20
+CONNECTIONS, REQUESTS, THREADS, REQUEST_BYTES = 4, 64, 4, 1 << 20
 COROUTINES = 16
 
 Tool = Literal["nbdcopy", "qemu-img"]
@@ -24,11 +24,12 @@ class Peer:
 
     tool: Tool
     tls: bool = True
-    connections: int = 4
+    connections: int = CONNECTIONS
 
     @property
     def name(self) -> str:
-        return self.tool + ("" if self.tls else " plain")
+        connections = "" if self.connections == CONNECTIONS else f" {self.connections} connections"
+        return self.tool + ("" if self.tls else " plain") + connections
 
     def server_argv(self, scene: Scene, port: int, pid_file: Path, disk: Path) -> list[str]:
         if self.tool == "nbdcopy":

@@ -17,7 +17,9 @@ from rich.table import Table
 
 from bench.scene import ROOT
 from bench.series import Series
-from bench.table import Cost, Row, load_note, verdict
+from bench.table import Cost, Row, checks, load_note, said_of
+from bench.wan.goals import WanRow
+from bench.wan.goals import checks as wan_checks
 
 
 def machine() -> dict[str, Any]:
@@ -89,14 +91,41 @@ def show_rows(console: Console, rows: Sequence[Row], series: Mapping[str, Series
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("goals")
     for row in rows:
-        said = verdict(row)
-        speed = f"{row.speed_ratio_median:.2f} \\[{row.speed_ratio_min:.2f}-{row.speed_ratio_max:.2f}]"
-        peer = row.peer + (" TLS" if row.tls else " plain")
-        colour = "red" if said.startswith("MISSED") else "green" if said == "met" else "dim"
-        cells = [row.image, row.transport, peer, speed, f"{row.cpu_ratio_median:.2f}", f"{row.rss_mib:.0f}", str(row.n)]
-        table.add_row(*cells, f"[{colour}]{said}")
+        cells = [row.image, row.transport, row.peer + (" TLS" if row.tls else " plain"), _speed(row)]
+        numbers = [f"{row.cpu_ratio_median:.2f}", f"{row.rss_mib:.0f}", str(row.n)]
+        table.add_row(*cells, *numbers, _coloured(said_of(checks(row))))
     console.print(table)
+    _show_notes(console, series)
+
+
+def _speed(row: Row | WanRow) -> str:
+    return f"{row.speed_ratio_median:.2f} \\[{row.speed_ratio_min:.2f}-{row.speed_ratio_max:.2f}]"
+
+
+def _coloured(said: str) -> str:
+    colour = "red" if said.startswith("MISSED") else "green" if said == "met" else "dim"
+    return f"[{colour}]{said}"
+
+
+def _show_notes(console: Console, series: Mapping[str, Series]) -> None:
     for image, each in series.items():
         console.print(f"{image}: {load_note(each.load_before, each.samples)}", highlight=False)
         for name, reason in each.failed.items():
             console.print(f"[red]{image}: {escape(name)} FAILED: {escape(reason)}", highlight=False)
+
+
+def show_wan_rows(console: Console, rows: Sequence[WanRow], series: Mapping[str, Series]) -> None:
+    """The same for the long path."""
+    table = Table(title="Over the long path, against nbdcopy's best setting", title_justify="left")
+    for name in ("image", "loss", "transport", "path", "peer"):
+        table.add_column(name)
+    for name in ("speed", "of the line", "CPU", "RSS MiB", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("goals")
+    for row in rows:
+        said = said_of(wan_checks(row))
+        cells = [row.image, f"{row.loss:.1%}", row.transport, row.path, row.peer, _speed(row)]
+        numbers = [f"{row.line_share_median:.2f}", f"{row.cpu_ratio_median:.2f}", f"{row.rss_mib:.0f}", str(row.n)]
+        table.add_row(*cells, *numbers, _coloured(said))
+    console.print(table)
+    _show_notes(console, series)

@@ -122,7 +122,7 @@ class Check(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.met:
-            return f"{self.what} ok"
+            return f"{self.what} {self.value:.2f}"
         return f"MISSED {self.what} {self.value:.2f}, goal {'≥' if self.at_least else '≤'} {self.goal:g}"
 
 
@@ -140,9 +140,8 @@ def checks(row: Row) -> list[Check]:
     return found
 
 
-def verdict(row: Row) -> str:
+def said_of(applying: Sequence[Check]) -> str:
     """``met``, or the goals that were missed with their numbers, or ``-`` where the issue sets none."""
-    applying = checks(row)
     missed = [str(check) for check in applying if not check.met]
     if missed:
         return "; ".join(missed)

@@ -1,0 +1,117 @@
+"""``python -m bench.wan``: ours against nbdcopy's best setting over an emulated long path. Needs root."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from bench.__main__ import TRANSPORTS, listed
+from bench.images import NAMES, Name, copy_sparse, make_image
+from bench.ours import Ours
+from bench.peers import Peer
+from bench.report import machine, show_costs, show_wan_rows, write_json
+from bench.scene import OUT, Place, Scene, scene
+from bench.series import Contestant, Series, run_series
+from bench.table import MIB, cost
+from bench.wan.goals import LEGS, Leg, WanRow, best_setting, fastest, wan_row
+from tests.lab.wan_link import End, WanLink, missing, wan_link
+
+CONNECTIONS = (1, 4, 8, 16)
+QUICK = 16
+"""Divides the sizes of ``--quick``."""
+
+
+def place(end: End) -> Place:
+    return Place(end.address, tuple(end.prefix))
+
+
+@click.command()
+@click.option("--transport", "transports", default="auto,grpc,direct", show_default=True, callback=listed(TRANSPORTS))
+@click.option("--images", default="incompressible,realistic", show_default=True, callback=listed(NAMES))
+@click.option("--n", "count", default=3, show_default=True, type=click.IntRange(1, 100), help="Rounds.")
+@click.option("--rtt", "rtt_ms", default=50.0, show_default=True, help="Round trip in ms.")
+@click.option("--rate", "rate_mbit", default=1000.0, show_default=True, help="Of the line, Mbit/s.")
+@click.option("--loss", "losses", type=float, multiple=True, help="Only this share of packets; default 0 and 0.001.")
+@click.option("--congestion", default="cubic", show_default=True, help="TCP congestion control of both ends.")
+@click.option("--quick", is_flag=True, help="Small images, to see whether it works.")
+@click.option("--out", default=OUT / "latest-wan.json", type=click.Path(path_type=Path), help="Rows as JSON.")
+def main(
+    transports: tuple[str, ...],
+    images: tuple[Name, ...],
+    count: int,
+    rtt_ms: float,
+    rate_mbit: float,
+    losses: tuple[float, ...],
+    congestion: str,
+    quick: bool,
+    out: Path,
+) -> None:
+    """Compare our task processes with nbdcopy over a line of 1 Gbit/s and 50 ms between two network namespaces.
+
+    Example: python -m bench.wan --transport grpc --loss 0.001 --n 1
+    """
+    console = Console(width=None if os.isatty(1) else 160)
+    if reason := missing():
+        raise click.ClickException(f"the emulated path {reason}")
+    rows: list[WanRow] = []
+    found: dict[str, Series] = {}
+    for leg in LEGS:
+        if leg.image not in images or (losses and leg.loss not in losses):
+            continue
+        if quick:
+            leg = msgspec.structs.replace(leg, size=leg.size // QUICK, probe_size=leg.probe_size // QUICK)
+        with wan_link(rtt_ms / 2, rate_mbit, leg.loss, congestion=congestion) as link:
+            series, new = run_leg(console, leg, link, transports, count, (rtt_ms, rate_mbit))
+        found[f"{leg.image}, loss {leg.loss:.1%}"] = series
+        rows += new
+    show_wan_rows(console, rows, found)
+    write_json(out, rows)
+    details = {"machine": machine(), "congestion": congestion, "quick": quick, "series": found}
+    write_json(out.with_name(f"{out.stem}-details.json"), details)
+    console.print(f"rows: {out}", highlight=False)
+
+
+def run_leg(
+    console: Console, leg: Leg, link: WanLink, transports: Sequence[str], count: int, line: tuple[float, float]
+) -> tuple[Series, list[WanRow]]:
+    """All rounds of one image over one setting of the link."""
+    title = f"{leg.image} {leg.size // MIB} MiB, loss {leg.loss:.1%}"
+    with scene(place(link.a), place(link.b)) as here:
+        peers = probe(console, leg, here)
+        copy_sparse(make_image(leg.image, leg.size, OUT / "images"), here.image)  # type: ignore[arg-type]
+        ours = [Ours(transport) for transport in transports]
+        contestants: list[Contestant] = [*ours, *peers]
+        series = run_series(console, title, here, contestants, count)
+    rivals = {peer.name: series.samples[peer.name] for peer in peers if series.both(peer.name, peer.name)}
+    costs = [cost(name, leg.size, samples) for name, samples in series.samples.items()]
+    show_costs(console, f"{title}, n={count}", costs)
+    if not rivals:
+        return series, []
+    best = fastest(rivals)
+    rows = []
+    for mine in ours:
+        pair = series.both(mine.name, best)
+        if pair is not None:
+            rows.append(wan_row(leg, mine.transport, "dialled", line, best, *pair))
+    return series, rows
+
+
+def probe(console: Console, leg: Leg, here: Scene) -> list[Peer]:
+    """nbdcopy with the two connection counts that copy a small image fastest: loss makes a single probe uncertain."""
+    copy_sparse(make_image("incompressible", leg.probe_size, OUT / "images"), here.image)
+    probes = {}
+    for connections in CONNECTIONS:
+        with console.status(f"nbdcopy with {connections} connections, {leg.probe_size // MIB} MiB"):
+            probes[connections] = Peer("nbdcopy", connections=connections).run(here).copy_s
+    said = ", ".join(f"{connections}: {seconds:.1f} s" for connections, seconds in probes.items())
+    console.print(f"nbdcopy by connections, {leg.probe_size // MIB} MiB, loss {leg.loss:.1%}: {said}", highlight=False)
+    return [Peer("nbdcopy", connections=connections) for connections in best_setting(probes, keep=2)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Rows and goals of the long path. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from bench.table import MIB, RSS_GOAL_MIB, Check, Sample, ratios, spread
+
+LINE_SHARE_GOAL = 0.9
+"""Of the line, incompressible image, no loss: bytes of the image; headers of TCP and IP take 3.5% of the line."""
+REALISTIC_GOAL = 2.0
+"""nbdcopy's time with its best setting / our time."""
+
+
+class Leg(msgspec.Struct, frozen=True):
+    """One setting of the link and one image on it. ``loss`` is a share of packets."""
+
+    image: str
+    loss: float
+    size: int
+    probe_size: int
+
+
+LEGS = (
+    Leg("incompressible", 0.0, 1024 * MIB, 96 * MIB),
+    Leg("realistic", 0.0, 2048 * MIB, 96 * MIB),
+    Leg("incompressible", 0.001, 256 * MIB, 24 * MIB),
+    Leg("realistic", 0.001, 512 * MIB, 24 * MIB),
+)
+"""Sizes that keep a run between 10 and 30 seconds."""
+
+
+class WanRow(msgspec.Struct, frozen=True):
+    """One line of ``latest-wan.json``. ``line_share_median``: image bits per second of our copy / rate of the line."""
+
+    image: str
+    transport: str
+    path: str
+    tls: bool
+    loss: float
+    rtt_ms: float
+    rate_mbit: float
+    peer: str
+    speed_ratio_median: float
+    speed_ratio_min: float
+    speed_ratio_max: float
+    line_share_median: float
+    cpu_ratio_median: float
+    rss_mib: float
+    n: int
+
+
+def line_share(size: int, copy_s: float, rate_mbit: float) -> float:
+    return size * 8 / copy_s / (rate_mbit * 1e6)
+
+
+def best_setting(probes: Mapping[int, float], keep: int) -> list[int]:
+    """The ``keep`` connection counts that took the least time, best first."""
+    return sorted(probes, key=lambda connections: probes[connections])[:keep]
+
+
+def fastest(samples: Mapping[str, Sequence[Sample]]) -> str:
+    """Name of the contestant with the least median time: the one that counts. Raises ValueError without any."""
+    return min(samples, key=lambda name: statistics.median(s.copy_s for s in samples[name]))
+
+
+def wan_row(
+    leg: Leg,
+    transport: str,
+    path: str,
+    link: tuple[float, float],
+    peer: str,
+    ours: Sequence[Sample],
+    theirs: Sequence[Sample],
+) -> WanRow:
+    """``link``: (round trip in ms, rate in Mbit/s). Samples of the same rounds."""
+    rtt_ms, rate_mbit = link
+    speed = spread(ratios([s.copy_s for s in theirs], [s.copy_s for s in ours]))
+    cpu = spread(ratios([s.cpu_s for s in ours], [s.cpu_s for s in theirs]))
+    share = statistics.median(line_share(leg.size, s.copy_s, rate_mbit) for s in ours)
+    return WanRow(
+        image=leg.image,
+        transport=transport,
+        path=path,
+        tls=True,
+        loss=leg.loss,
+        rtt_ms=rtt_ms,
+        rate_mbit=rate_mbit,
+        peer=peer,
+        speed_ratio_median=round(speed.median, 3),
+        speed_ratio_min=round(speed.low, 3),
+        speed_ratio_max=round(speed.high, 3),
+        line_share_median=round(share, 3),
+        cpu_ratio_median=round(cpu.median, 3),
+        rss_mib=round(max(max(s.source_rss, s.sink_rss) for s in ours) / MIB, 1),
+        n=len(ours),
+    )
+
+
+def checks(row: WanRow) -> list[Check]:
+    """The goals that apply to a row."""
+    found = [Check("rss", row.rss_mib, RSS_GOAL_MIB, at_least=False)]
+    if row.image == "incompressible" and row.loss == 0:
+        found.insert(0, Check("line share", row.line_share_median, LINE_SHARE_GOAL, at_least=True))
+    if row.image == "realistic":
+        found.insert(0, Check("speed", row.speed_ratio_median, REALISTIC_GOAL, at_least=True))
+    return found
