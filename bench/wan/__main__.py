@@ -18,7 +18,7 @@ from bench.report import machine, show_costs, show_wan_rows, write_json
 from bench.scene import OUT, Place, Scene, scene
 from bench.series import Contestant, Series, run_series
 from bench.table import MIB, cost
-from bench.wan.goals import LEGS, Leg, WanRow, best_setting, fastest, wan_row
+from bench.wan.goals import LEGS, TINY_SIZE, Leg, Probe, WanRow, best_setting, fastest, wan_row
 from tests.lab.wan_link import End, WanLink, missing, wan_link
 
 CONNECTIONS = (1, 4, 8, 16)
@@ -64,7 +64,9 @@ def main(
         if leg.image not in images or (losses and leg.loss not in losses):
             continue
         if quick:
-            leg = msgspec.structs.replace(leg, size=leg.size // QUICK, probe_size=leg.probe_size // QUICK)
+            leg = msgspec.structs.replace(
+                leg, size=leg.size // QUICK, probe_size=max(2 * TINY_SIZE, leg.probe_size // QUICK)
+            )
         with wan_link(rtt_ms / 2, rate_mbit, leg.loss, congestion=congestion) as link:
             series, new = run_leg(console, leg, link, transports, count, (rtt_ms, rate_mbit))
         found[f"{leg.image}, loss {leg.loss:.1%}"] = series
@@ -102,15 +104,23 @@ def run_leg(
 
 
 def probe(console: Console, leg: Leg, here: Scene) -> list[Peer]:
-    """nbdcopy with the two connection counts that copy a small image fastest: loss makes a single probe uncertain."""
-    copy_sparse(make_image("incompressible", leg.probe_size, OUT / "images"), here.image)
-    probes = {}
-    for connections in CONNECTIONS:
-        with console.status(f"nbdcopy with {connections} connections, {leg.probe_size // MIB} MiB"):
-            probes[connections] = Peer("nbdcopy", connections=connections).run(here).copy_s
-    said = ", ".join(f"{connections}: {seconds:.1f} s" for connections, seconds in probes.items())
-    console.print(f"nbdcopy by connections, {leg.probe_size // MIB} MiB, loss {leg.loss:.1%}: {said}", highlight=False)
-    return [Peer("nbdcopy", connections=connections) for connections in best_setting(probes, keep=2)]
+    """nbdcopy with the two connection counts that promise most: with loss, one short probe alone is uncertain."""
+    seconds: dict[int, list[float]] = {connections: [] for connections in CONNECTIONS}
+    for size in (TINY_SIZE, leg.probe_size):
+        copy_sparse(make_image("incompressible", size, OUT / "images"), here.image)
+        for connections, taken in seconds.items():
+            with console.status(f"nbdcopy with {connections} connections, {size // MIB} MiB"):
+                taken.append(Peer("nbdcopy", connections=connections).run(here).copy_s)
+    probes = {connections: Probe(*taken) for connections, taken in seconds.items()}
+    for connections, each in probes.items():
+        console.print(
+            f"loss {leg.loss:.1%}: nbdcopy, {connections} connections: {each.tiny_s:.1f} s for {TINY_SIZE // MIB} MiB, "
+            f"{each.probe_s:.1f} s for {leg.probe_size // MIB} MiB, so about "
+            f"{each.expected(leg.probe_size, leg.size):.0f} s for {leg.size // MIB} MiB",
+            highlight=False,
+        )
+    chosen = best_setting(probes, leg.probe_size, leg.size, keep=2)
+    return [Peer("nbdcopy", connections=connections) for connections in chosen]
 
 
 if __name__ == "__main__":

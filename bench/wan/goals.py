@@ -24,9 +24,10 @@ class Leg(msgspec.Struct, frozen=True):
     probe_size: int
 
 
+TINY_SIZE = 1 * MIB
 LEGS = (
-    Leg("incompressible", 0.0, 1024 * MIB, 96 * MIB),
-    Leg("realistic", 0.0, 2048 * MIB, 96 * MIB),
+    Leg("incompressible", 0.0, 1024 * MIB, 192 * MIB),
+    Leg("realistic", 0.0, 2048 * MIB, 192 * MIB),
     Leg("incompressible", 0.001, 256 * MIB, 24 * MIB),
     Leg("realistic", 0.001, 512 * MIB, 24 * MIB),
 )
@@ -57,9 +58,20 @@ def line_share(size: int, copy_s: float, rate_mbit: float) -> float:
     return size * 8 / copy_s / (rate_mbit * 1e6)
 
 
-def best_setting(probes: Mapping[int, float], keep: int) -> list[int]:
-    """The ``keep`` connection counts that took the least time, best first."""
-    return sorted(probes, key=lambda connections: probes[connections])[:keep]
+class Probe(msgspec.Struct, frozen=True):
+    """Seconds that a tiny image took (that is, to connect), and seconds that one of ``probe_size`` took."""
+
+    tiny_s: float
+    probe_s: float
+
+    def expected(self, probe_size: int, size: int) -> float:
+        """Seconds for ``size`` bytes. nbdcopy opens its connections one by one, which weighs on small images only."""
+        return self.tiny_s + max(0.0, self.probe_s - self.tiny_s) * size / probe_size
+
+
+def best_setting(probes: Mapping[int, Probe], probe_size: int, size: int, keep: int) -> list[int]:
+    """The ``keep`` connection counts from which the least time is expected for ``size`` bytes, best first."""
+    return sorted(probes, key=lambda connections: probes[connections].expected(probe_size, size))[:keep]
 
 
 def fastest(samples: Mapping[str, Sequence[Sample]]) -> str:

@@ -1,0 +1,48 @@
+"""Which nbdcopy counts over the long path, and what is to be reached there."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.table import MIB, Sample, said_of
+from bench.wan.goals import LEGS, Leg, Probe, best_setting, checks, fastest, line_share, wan_row
+
+
+def sample(copy_s: float) -> Sample:
+    return Sample(copy_s, copy_s, 1.0, 1.0, MIB, MIB, 2 * MIB, 0)
+
+
+def test_slow_connecting_does_not_hide_the_faster_setting() -> None:
+    # seconds to connect grow with the connections, seconds per MiB fall
+    probes = {1: Probe(0.9, 4.5), 4: Probe(2.1, 3.9), 8: Probe(3.8, 5.4)}
+    assert best_setting(probes, 192 * MIB, 192 * MIB, keep=2) == [4, 1]
+    assert best_setting(probes, 192 * MIB, 192_000 * MIB, keep=2) == [8, 4]
+
+
+def test_the_fastest_peer_counts() -> None:
+    assert fastest({"a": [sample(3), sample(1), sample(3)], "b": [sample(2), sample(2), sample(9)]}) == "b"
+
+
+def test_a_full_line_has_share_one() -> None:
+    assert line_share(125_000_000, 1.0, 1000) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("leg", "ours", "said"),
+    [
+        (Leg("incompressible", 0.0, 125_000_000, 1), 1.1, "met"),
+        (Leg("incompressible", 0.0, 125_000_000, 1), 1.25, "MISSED line share 0.80, goal ≥ 0.9"),
+        (Leg("incompressible", 0.001, 125_000_000, 1), 9.0, "met"),
+        (Leg("realistic", 0.001, 125_000_000, 1), 2.0, "met"),
+        (Leg("realistic", 0.0, 125_000_000, 1), 2.5, "MISSED speed 1.60, goal ≥ 2"),
+    ],
+)
+def test_goals_depend_on_image_and_loss(leg: Leg, ours: float, said: str) -> None:
+    row = wan_row(leg, "auto", "dialled", (50, 1000), "nbdcopy", [sample(ours)], [sample(4)])
+    assert said_of(checks(row)) == said
+
+
+def test_every_image_runs_with_and_without_loss() -> None:
+    assert {(leg.image, leg.loss > 0) for leg in LEGS} == {
+        (image, lossy) for image in ("incompressible", "realistic") for lossy in (False, True)
+    }
