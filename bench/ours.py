@@ -21,6 +21,7 @@ from bench.images import first_difference
 from bench.measure import SAMPLE_S, MachineTime, Tracked, tracked
 from bench.scene import ROOT, Place, Scene
 from bench.table import Sample
+from coriolis.agent import assignment as assignment_module
 from coriolis.agent.assignment import Assignment
 from coriolis.agent.child_protocol import (
     Call,
@@ -165,10 +166,30 @@ class Talk:
 
 
 @dataclass(frozen=True)
+class Route:
+    """Another path than dialled: its name, the key of this attempt, and the data port as each side dials it."""
+
+    path: str
+    key: bytes = field(repr=False)
+    source_meets: str
+    sink_meets: str
+
+    def assign(self, assignment: Assignment) -> Assignment:
+        """``assignment`` with the order for this path. Raises OSError in a tree that knows no paths."""
+        order = getattr(assignment_module, "RoadOrder", None)
+        if order is None:
+            raise OSError(f"this tree's agents know no path {self.path}")
+        meets = self.sink_meets if assignment.role == "sink" else self.source_meets
+        routed: Assignment = msgspec.structs.replace(assignment, road=order(self.path, meets, self.key))
+        return routed
+
+
+@dataclass(frozen=True)
 class Ours:
     """Our agents over one transport; always with mTLS and digests."""
 
     transport: str
+    route: Route | None = None
 
     @property
     def name(self) -> str:
@@ -196,11 +217,19 @@ class Ours:
             raise ValueError(f"{self.name} left another disk than the image, from byte {different}")
         return sample
 
+    def _start(self, scene: Scene, talk: Talk, place: Place, assignment: Assignment) -> Child:
+        workplace = _workplace(scene, assignment.role)
+        if self.route is not None:
+            assignment = self.route.assign(assignment)
+            if assignment.role == "source":
+                workplace = msgspec.structs.replace(workplace, meeting_address=self.route.source_meets)
+        return talk.start(assignment.role, place, assignment, workplace)
+
     def _copy(self, scene: Scene, talk: Talk, job: str, inputs: dict[str, Any]) -> Sample:
-        sink = talk.start("sink", scene.sink, _assignment(scene, job, "sink", inputs), _workplace(scene, "sink"))
+        sink = self._start(scene, talk, scene.sink, _assignment(scene, job, "sink", inputs))
         talk.until(lambda: bool(talk.address), START_TIMEOUT_S)
         assignment = _assignment(scene, job, "source", inputs, talk.address)
-        source = talk.start("source", scene.source, assignment, _workplace(scene, "source"))
+        source = self._start(scene, talk, scene.source, assignment)
         talk.until(lambda: bool(talk.began_at), START_TIMEOUT_S)
         talk.until(lambda: bool(source.done_at and sink.done_at), RUN_TIMEOUT_S)
         with tracked(source.process, sink.process):

@@ -18,7 +18,7 @@ from rich.table import Table
 from bench.scene import ROOT
 from bench.series import Series
 from bench.table import Cost, Row, checks, load_note, said_of
-from bench.wan.goals import WanRow
+from bench.wan.goals import RoadRow, WanRow
 from bench.wan.goals import checks as wan_checks
 
 
@@ -127,5 +127,20 @@ def show_wan_rows(console: Console, rows: Sequence[WanRow], series: Mapping[str,
         cells = [row.image, f"{row.loss:.1%}", row.transport, row.path, row.peer, _speed(row)]
         numbers = [f"{row.line_share_median:.2f}", f"{row.cpu_ratio_median:.2f}", f"{row.rss_mib:.0f}", str(row.n)]
         table.add_row(*cells, *numbers, _coloured(said))
+    console.print(table)
+    _show_notes(console, series)
+
+
+def show_road_rows(console: Console, rows: Sequence[RoadRow], series: Mapping[str, Series]) -> None:
+    """Pairs that cannot simply be dialled: whether they work is what counts."""
+    table = Table(title="Pairs that cannot simply be dialled, incompressible", title_justify="left")
+    for name in ("situation", "path", "transport"):
+        table.add_column(name)
+    for name in ("copy s", "of the line", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("goal")
+    for row in rows:
+        numbers = [f"{row.copy_s_median:.2f}", f"{row.line_share_median:.2f}", str(row.n)]
+        table.add_row(row.situation, row.path, row.transport, *numbers, _coloured("met" if row.n else "MISSED works"))
     console.print(table)
     _show_notes(console, series)

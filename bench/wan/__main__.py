@@ -14,20 +14,17 @@ from bench.__main__ import TRANSPORTS, listed
 from bench.images import NAMES, Name, copy_sparse, make_image
 from bench.ours import Ours
 from bench.peers import Peer
-from bench.report import machine, show_costs, show_wan_rows, write_json
-from bench.scene import OUT, Place, Scene, scene
+from bench.report import machine, show_costs, show_road_rows, show_wan_rows, write_json
+from bench.scene import OUT, Scene, scene
 from bench.series import Contestant, Series, run_series
 from bench.table import MIB, cost
 from bench.wan.goals import LEGS, TINY_SIZE, Leg, Probe, WanRow, best_setting, fastest, wan_row
-from tests.lab.wan_link import End, WanLink, missing, wan_link
+from bench.wan.roads import IMAGE_BYTES, place, run_ways
+from tests.lab.wan_link import Road, WanLink, missing, wan_link
 
 CONNECTIONS = (1, 4, 8, 16)
 QUICK = 16
 """Divides the sizes of ``--quick``."""
-
-
-def place(end: End) -> Place:
-    return Place(end.address, tuple(end.prefix))
 
 
 @click.command()
@@ -38,6 +35,8 @@ def place(end: End) -> Place:
 @click.option("--rate", "rate_mbit", default=1000.0, show_default=True, help="Of the line, Mbit/s.")
 @click.option("--loss", "losses", type=float, multiple=True, help="Only this share of packets; default 0 and 0.001.")
 @click.option("--congestion", default="cubic", show_default=True, help="TCP congestion control of both ends.")
+@click.option("--roads/--no-roads", default=True, help="Also pairs that only dial out, and a relayed pair.")
+@click.option("--legs/--no-legs", default=True, help="The comparison with nbdcopy.")
 @click.option("--quick", is_flag=True, help="Small images, to see whether it works.")
 @click.option("--out", default=OUT / "latest-wan.json", type=click.Path(path_type=Path), help="Rows as JSON.")
 def main(
@@ -48,6 +47,8 @@ def main(
     rate_mbit: float,
     losses: tuple[float, ...],
     congestion: str,
+    roads: bool,
+    legs: bool,
     quick: bool,
     out: Path,
 ) -> None:
@@ -61,7 +62,7 @@ def main(
     rows: list[WanRow] = []
     found: dict[str, Series] = {}
     for leg in LEGS:
-        if leg.image not in images or (losses and leg.loss not in losses):
+        if not legs or leg.image not in images or (losses and leg.loss not in losses):
             continue
         if quick:
             leg = msgspec.structs.replace(
@@ -71,9 +72,16 @@ def main(
             series, new = run_leg(console, leg, link, transports, count, (rtt_ms, rate_mbit))
         found[f"{leg.image}, loss {leg.loss:.1%}"] = series
         rows += new
+    road = Road(rtt_ms / 2, rate_mbit)
+    road_size = IMAGE_BYTES // (QUICK if quick else 1)
+    ways, road_rows = run_ways(console, transports, 1, road, road_size) if roads else ({}, [])
     show_wan_rows(console, rows, found)
-    write_json(out, rows)
-    details = {"machine": machine(), "congestion": congestion, "quick": quick, "series": found}
+    show_road_rows(console, road_rows, ways)
+    if legs:
+        write_json(out, rows)
+    if roads:
+        write_json(out.with_name(f"{out.stem}-roads.json"), road_rows)
+    details = {"machine": machine(), "congestion": congestion, "quick": quick, "series": {**found, **ways}}
     write_json(out.with_name(f"{out.stem}-details.json"), details)
     console.print(f"rows: {out}", highlight=False)
 

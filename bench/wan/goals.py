@@ -120,3 +120,24 @@ def checks(row: WanRow) -> list[Check]:
     if row.image == "realistic":
         found.insert(0, Check("speed", row.speed_ratio_median, REALISTIC_GOAL, at_least=True))
     return found
+
+
+class RoadRow(msgspec.Struct, frozen=True):
+    """A pair that cannot simply be dialled. ``n`` 0: it did not work."""
+
+    situation: str
+    path: str
+    transport: str
+    copy_s_median: float
+    line_share_median: float
+    n: int
+
+
+def road_row(
+    situation: str, path: str, transport: str, size: int, rate_mbit: float, samples: Sequence[Sample]
+) -> RoadRow:
+    if not samples:
+        return RoadRow(situation, path, transport, 0.0, 0.0, 0)
+    copy_s = statistics.median(s.copy_s for s in samples)
+    share = line_share(size, copy_s, rate_mbit)
+    return RoadRow(situation, path, transport, round(copy_s, 3), round(share, 3), len(samples))
