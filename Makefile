@@ -152,4 +152,4 @@ dist: setup ## wheel and sdist with the generated stubs; proves that the wheel w
 
 .PHONY: clean
 clean: ## remove what was built here (the cached guest stays)
-	rm -rf $(VENV) $(GEN) node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
+	rm -rf $(VENV) $(GEN) node_modules build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo

@@ -21,6 +21,8 @@ from bench.table import Cost, Row, checks, load_note, said_of
 from bench.wan.goals import RoadRow, WanRow
 from bench.wan.goals import checks as wan_checks
 
+LINK_COUNTS = "; the emulated line's own work counts as others'"
+
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
@@ -107,9 +109,9 @@ def _coloured(said: str) -> str:
     return f"[{colour}]{said}"
 
 
-def _show_notes(console: Console, series: Mapping[str, Series]) -> None:
+def _show_notes(console: Console, series: Mapping[str, Series], remark: str = "") -> None:
     for image, each in series.items():
-        console.print(f"{image}: {load_note(each.load_before, each.samples)}", highlight=False)
+        console.print(f"{image}: {load_note(each.load_before, each.samples)}{remark}", highlight=False)
         for name, reason in each.failed.items():
             console.print(f"[red]{image}: {escape(name)} FAILED: {escape(reason)}", highlight=False)
 
@@ -128,7 +130,7 @@ def show_wan_rows(console: Console, rows: Sequence[WanRow], series: Mapping[str,
         numbers = [f"{row.line_share_median:.2f}", f"{row.cpu_ratio_median:.2f}", f"{row.rss_mib:.0f}", str(row.n)]
         table.add_row(*cells, *numbers, _coloured(said))
     console.print(table)
-    _show_notes(console, series)
+    _show_notes(console, series, LINK_COUNTS)
 
 
 def show_road_rows(console: Console, rows: Sequence[RoadRow], series: Mapping[str, Series]) -> None:
@@ -143,4 +145,4 @@ def show_road_rows(console: Console, rows: Sequence[RoadRow], series: Mapping[st
         numbers = [f"{row.copy_s_median:.2f}", f"{row.line_share_median:.2f}", str(row.n)]
         table.add_row(row.situation, row.path, row.transport, *numbers, _coloured("met" if row.n else "MISSED works"))
     console.print(table)
-    _show_notes(console, series)
+    _show_notes(console, series, LINK_COUNTS)
