@@ -11,17 +11,20 @@ import msgspec
 from rich.console import Console
 
 from bench.__main__ import TRANSPORTS, listed
-from bench.images import NAMES, Name, copy_sparse, make_image
+from bench.images import Name, copy_sparse, make_image
 from bench.ours import Ours
 from bench.peers import Peer
 from bench.report import machine, show_costs, show_road_rows, show_wan_rows, write_json
 from bench.scene import OUT, Scene, scene
 from bench.series import Contestant, Series, run_series
 from bench.table import MIB, cost
-from bench.wan.goals import LEGS, TINY_SIZE, Leg, Probe, WanRow, best_setting, fastest, wan_row
+from bench.wan.goals import TINY_SIZE, Leg, Probe, WanRow, best_setting, fastest, wan_row
+from bench.wan.goals import legs as legs_of
 from bench.wan.roads import IMAGE_BYTES, place, run_ways
 from tests.lab.wan_link import Road, WanLink, missing, wan_link
 
+IMAGES: tuple[Name, ...] = ("incompressible", "realistic")
+LOSSES = (0.0, 0.001)
 CONNECTIONS = (1, 4, 8, 16)
 QUICK = 16
 """Divides the sizes of ``--quick``."""
@@ -29,11 +32,13 @@ QUICK = 16
 
 @click.command()
 @click.option("--transport", "transports", default="auto,grpc,direct", show_default=True, callback=listed(TRANSPORTS))
-@click.option("--images", default="incompressible,realistic", show_default=True, callback=listed(NAMES))
+@click.option("--images", default="incompressible,realistic", show_default=True, callback=listed(IMAGES))
 @click.option("--n", "count", default=3, show_default=True, type=click.IntRange(1, 100), help="Rounds.")
 @click.option("--rtt", "rtt_ms", default=50.0, show_default=True, help="Round trip in ms.")
 @click.option("--rate", "rate_mbit", default=1000.0, show_default=True, help="Of the line, Mbit/s.")
-@click.option("--loss", "losses", type=float, multiple=True, help="Only this share of packets; default 0 and 0.001.")
+@click.option(
+    "--loss", "losses", type=float, multiple=True, help="Share of packets; may be repeated; default 0 and 0.001."
+)
 @click.option("--congestion", default="cubic", show_default=True, help="TCP congestion control of both ends.")
 @click.option("--roads/--no-roads", default=True, help="Also pairs that only dial out, and a relayed pair.")
 @click.option("--legs/--no-legs", default=True, help="The comparison with nbdcopy.")
@@ -61,9 +66,7 @@ def main(
         raise click.ClickException(f"the emulated path {reason}")
     rows: list[WanRow] = []
     found: dict[str, Series] = {}
-    for leg in LEGS:
-        if not legs or leg.image not in images or (losses and leg.loss not in losses):
-            continue
+    for leg in legs_of(images, losses or LOSSES) if legs else ():
         if quick:
             leg = msgspec.structs.replace(
                 leg, size=leg.size // QUICK, probe_size=max(2 * TINY_SIZE, leg.probe_size // QUICK)

@@ -34,6 +34,16 @@ LEGS = (
 """Sizes that keep a run between 10 and 30 seconds."""
 
 
+def legs(images: Sequence[str], losses: Sequence[float]) -> list[Leg]:
+    """Those of ``images`` under each of ``losses``, with the sizes of LEGS for a clean or a lossy line."""
+    return [
+        msgspec.structs.replace(leg, loss=loss)
+        for loss in losses
+        for leg in LEGS
+        if leg.image in images and (leg.loss > 0) == (loss > 0)
+    ]
+
+
 class WanRow(msgspec.Struct, frozen=True):
     """One line of ``latest-wan.json``. ``line_share_median``: image bits per second of our copy / rate of the line."""
 

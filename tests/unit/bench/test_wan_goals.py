@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.table import MIB, Sample, said_of
-from bench.wan.goals import LEGS, Leg, Probe, best_setting, checks, fastest, line_share, wan_row
+from bench.wan.goals import LEGS, Leg, Probe, best_setting, checks, fastest, legs, line_share, road_row, wan_row
 
 
 def sample(copy_s: float) -> Sample:
@@ -46,3 +46,14 @@ def test_every_image_runs_with_and_without_loss() -> None:
     assert {(leg.image, leg.loss > 0) for leg in LEGS} == {
         (image, lossy) for image in ("incompressible", "realistic") for lossy in (False, True)
     }
+
+
+def test_another_loss_takes_the_sizes_of_a_lossy_line() -> None:
+    assert legs(["realistic"], [0.02]) == [Leg("realistic", 0.02, LEGS[3].size, LEGS[3].probe_size)]
+    assert legs(["incompressible", "realistic"], [0.0, 0.001]) == list(LEGS)
+
+
+def test_a_road_without_samples_did_not_work() -> None:
+    assert road_row("relayed", "relay", "grpc", MIB, 1000, []).n == 0
+    row = road_row("relayed", "relay", "grpc", 125_000_000, 1000, [sample(2), sample(2), sample(9)])
+    assert (row.copy_s_median, row.line_share_median, row.n) == (2, 0.5, 3)
