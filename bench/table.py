@@ -50,6 +50,21 @@ class Sample(msgspec.Struct, frozen=True):
     events: tuple[str, ...] = ()
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """Bytes that were written ``at`` so many seconds after a start."""
+
+    at: float
+    written: int
+
+
+def expected_s(before: Mark, last: Mark, total: int) -> float:
+    """When ``total`` bytes will be written if it goes on as between the two marks; infinity if nothing moved."""
+    rate = (last.written - before.written) / (last.at - before.at)
+    if last.written >= total:
+        return last.at
+    return last.at + (total - last.written) / rate if rate > 0 else float("inf")
+
+
 class Spread(msgspec.Struct, frozen=True):
     median: float
     low: float

@@ -15,10 +15,10 @@ from bench.images import Name, copy_sparse, make_image
 from bench.ours import Ours
 from bench.peers import Peer
 from bench.report import machine, show_costs, show_road_rows, show_wan_rows, write_json
-from bench.scene import OUT, Scene, scene
+from bench.scene import OUT, scene
 from bench.series import Contestant, Series, run_series
 from bench.table import MIB, cost
-from bench.wan.goals import TINY_SIZE, Leg, Probe, WanRow, best_setting, fastest, wan_row
+from bench.wan.goals import PROBE_SIZE, Leg, WanRow, best_setting, fastest, wan_row
 from bench.wan.goals import legs as legs_of
 from bench.wan.roads import IMAGE_BYTES, place, run_ways
 from tests.lab.wan_link import Road, WanLink, missing, wan_link
@@ -26,6 +26,8 @@ from tests.lab.wan_link import Road, WanLink, missing, wan_link
 IMAGES: tuple[Name, ...] = ("incompressible", "realistic")
 LOSSES = (0.0, 0.001)
 CONNECTIONS = (1, 4, 8, 16)
+PROBE_S = 24.0
+"""Sixteen connections take 7 s to open; the second half of this shows how fast they are."""
 QUICK = 16
 """Divides the sizes of ``--quick``."""
 
@@ -66,18 +68,18 @@ def main(
         raise click.ClickException(f"the emulated path {reason}")
     rows: list[WanRow] = []
     found: dict[str, Series] = {}
-    for leg in legs_of(images, losses or LOSSES) if legs else ():
-        if quick:
-            leg = msgspec.structs.replace(
-                leg, size=leg.size // QUICK, probe_size=max(2 * TINY_SIZE, leg.probe_size // QUICK)
-            )
-        with wan_link(rtt_ms / 2, rate_mbit, leg.loss, congestion=congestion) as link:
-            series, new = run_leg(console, leg, link, transports, count, (rtt_ms, rate_mbit))
-        found[f"{leg.image}, loss {leg.loss:.1%}"] = series
-        rows += new
+    smaller = QUICK if quick else 1
+    for loss in (losses or LOSSES) if legs else ():
+        with wan_link(rtt_ms / 2, rate_mbit, loss, congestion=congestion) as link:
+            peers = probe(console, loss, link, PROBE_SIZE // smaller)
+            for leg in legs_of(images, [loss]):
+                leg = msgspec.structs.replace(leg, size=leg.size // smaller)
+                ours = [Ours(transport) for transport in transports]
+                series, new = run_leg(console, leg, link, ours, peers, count, (rtt_ms, rate_mbit))
+                found[f"{leg.image}, loss {loss:.1%}"] = series
+                rows += new
     road = Road(rtt_ms / 2, rate_mbit)
-    road_size = IMAGE_BYTES // (QUICK if quick else 1)
-    ways, road_rows = run_ways(console, transports, 1, road, road_size) if roads else ({}, [])
+    ways, road_rows = run_ways(console, transports, 1, road, IMAGE_BYTES // smaller) if roads else ({}, [])
     show_wan_rows(console, rows, found)
     show_road_rows(console, road_rows, ways)
     if legs:
@@ -90,14 +92,18 @@ def main(
 
 
 def run_leg(
-    console: Console, leg: Leg, link: WanLink, transports: Sequence[str], count: int, line: tuple[float, float]
+    console: Console,
+    leg: Leg,
+    link: WanLink,
+    ours: Sequence[Ours],
+    peers: Sequence[Peer],
+    count: int,
+    line: tuple[float, float],
 ) -> tuple[Series, list[WanRow]]:
     """All rounds of one image over one setting of the link."""
     title = f"{leg.image} {leg.size // MIB} MiB, loss {leg.loss:.1%}"
     with scene(place(link.a), place(link.b)) as here:
-        peers = probe(console, leg, here)
         copy_sparse(make_image(leg.image, leg.size, OUT / "images"), here.image)  # type: ignore[arg-type]
-        ours = [Ours(transport) for transport in transports]
         contestants: list[Contestant] = [*ours, *peers]
         series = run_series(console, title, here, contestants, count)
     rivals = {peer.name: series.samples[peer.name] for peer in peers if series.both(peer.name, peer.name)}
@@ -114,24 +120,17 @@ def run_leg(
     return series, rows
 
 
-def probe(console: Console, leg: Leg, here: Scene) -> list[Peer]:
-    """nbdcopy with the two connection counts that promise most: with loss, one short probe alone is uncertain."""
-    seconds: dict[int, list[float]] = {connections: [] for connections in CONNECTIONS}
-    for size in (TINY_SIZE, leg.probe_size):
+def probe(console: Console, loss: float, link: WanLink, size: int) -> list[Peer]:
+    """nbdcopy with the two connection counts that promise most: with loss, one short look alone is uncertain."""
+    expected = {}
+    with scene(place(link.a), place(link.b)) as here:
         copy_sparse(make_image("incompressible", size, OUT / "images"), here.image)
-        for connections, taken in seconds.items():
-            with console.status(f"nbdcopy with {connections} connections, {size // MIB} MiB"):
-                taken.append(Peer("nbdcopy", connections=connections).run(here).copy_s)
-    probes = {connections: Probe(*taken) for connections, taken in seconds.items()}
-    for connections, each in probes.items():
-        console.print(
-            f"loss {leg.loss:.1%}: nbdcopy, {connections} connections: {each.tiny_s:.1f} s for {TINY_SIZE // MIB} MiB, "
-            f"{each.probe_s:.1f} s for {leg.probe_size // MIB} MiB, so about "
-            f"{each.expected(leg.probe_size, leg.size):.0f} s for {leg.size // MIB} MiB",
-            highlight=False,
-        )
-    chosen = best_setting(probes, leg.probe_size, leg.size, keep=2)
-    return [Peer("nbdcopy", connections=connections) for connections in chosen]
+        for connections in CONNECTIONS:
+            with console.status(f"nbdcopy with {connections} connections, loss {loss:.1%}"):
+                expected[connections] = Peer("nbdcopy", connections=connections).probe(here, PROBE_S)
+    said = ", ".join(f"{connections}: {seconds:.0f} s" for connections, seconds in expected.items())
+    console.print(f"loss {loss:.1%}: nbdcopy by connections, expected for {size // MIB} MiB: {said}", highlight=False)
+    return [Peer("nbdcopy", connections=connections) for connections in best_setting(expected, keep=2)]
 
 
 if __name__ == "__main__":

@@ -47,6 +47,13 @@ def test_peers_copy_and_are_measured(here: Scene, tool: Tool, tls: bool) -> None
     assert sample.allocated < SIZE
 
 
+def test_a_probe_that_finishes_tells_its_time_and_one_that_does_not_looks_ahead(here: Scene) -> None:
+    assert 0 < Peer("nbdcopy").probe(here, 60) < 60
+    # stopped long before it could even connect: nothing is expected of it
+    assert Peer("nbdcopy").probe(here, 0.001) == float("inf")
+    assert not (here.work / "destination.raw").exists()
+
+
 def test_a_peer_without_a_certificate_is_refused(here: Scene) -> None:
     # the encrypted rows really are: nbdkit lets nobody in who shows no certificate of the mesh
     for name in ("cert.pem", "key.pem"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.table import GIB, MIB, Sample, checks, compare, cost, load_note, rounds, said_of, spread
+from bench.table import GIB, MIB, Mark, Sample, checks, compare, cost, expected_s, load_note, rounds, said_of, spread
 
 
 def sample(copy_s: float, cpu_s: float = 1.0, rss: int = 100 * MIB, others: float = 0.0) -> Sample:
@@ -63,3 +63,16 @@ def test_costs_are_per_gib_of_the_disk() -> None:
 def test_the_note_says_when_others_worked_too() -> None:
     assert load_note(0.1, {"a": [sample(1, others=0.1)]}).startswith("quiet")
     assert load_note(0.1, {"a": [sample(1, others=2), sample(1, others=1)]}).startswith("loaded: others kept 1.50")
+
+
+@pytest.mark.parametrize(
+    ("before", "last", "seconds"),
+    [
+        # nothing in the first half, while it connected: only the second half tells the speed
+        (Mark(10, 0), Mark(20, 100), 110),
+        (Mark(10, 500), Mark(20, 1000), 20),
+        (Mark(10, 0), Mark(20, 0), float("inf")),
+    ],
+)
+def test_a_probe_looks_ahead(before: Mark, last: Mark, seconds: float) -> None:
+    assert expected_s(before, last, 1000) == seconds
