@@ -148,11 +148,15 @@ class Tracked:
             self.process.kill()
             return self.wait(STOP_S)
 
-    def abandon(self) -> None:
-        """For the way out of an error: kill what still runs."""
+    def kill(self) -> None:
+        """For the way out of an error: no effect on a process that ended."""
         if self.process.returncode is None:
             self.process.kill()
             self.process.wait()
+
+    def abandon(self) -> None:
+        """Kill what still runs, close its pipes."""
+        self.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()

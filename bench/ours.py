@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from bench.images import first_difference
-from bench.measure import SAMPLE_S, MachineTime, Tracked, tracked
+from bench.measure import SAMPLE_S, MachineTime, Tracked
 from bench.scene import ROOT, Place, Scene
 from bench.table import Sample
 from coriolis.agent import assignment as assignment_module
@@ -82,6 +82,7 @@ class Child:
     process: Tracked
     done_at: float = 0.0
     events: list[str] = field(default_factory=list)
+    listener: threading.Thread | None = None
 
 
 @dataclass
@@ -97,13 +98,25 @@ class Talk:
     began_at: float = 0.0
     began_cpu: float = 0.0
 
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """No child stays; its pipes are closed when nobody reads them any more."""
+        for child in self.children.values():
+            child.process.kill()
+            if child.listener is not None:
+                child.listener.join(END_TIMEOUT_S)
+            child.process.abandon()
+
     def start(self, role: str, place: Place, assignment: Assignment, workplace: Workplace) -> Child:
         argv = [*place.prefix, sys.executable, "-m", "coriolis.agent.task_process"]
         environ = {"PYTHONPATH": str(ROOT)}
         log = self.scene.logs / f"ours-{role}.log"
         child = Child(role, Tracked(argv, log=log, environ=environ, cwd=ROOT, pipes=True))
         self.children[role] = child
-        threading.Thread(target=self._listen, args=(child,), daemon=True).start()
+        child.listener = threading.Thread(target=self._listen, args=(child,), daemon=True)
+        child.listener.start()
         self._say(child, Start(assignment, workplace, os.getpid()))
         return child
 
@@ -199,23 +212,22 @@ class Ours:
         """Copy the scene's image once and compare. Raises OSError when a child fails, ValueError on a difference."""
         job = new_id()
         sink_dir = scene.work / "destination"
-        inputs, volume = asyncio.run(_prepare(scene, sink_dir, job))
-        inputs["environment"] = {"transport": self.transport}
-        talk = Talk(scene, {"source": str(scene.image.parent), "sink": str(sink_dir)}, on_progress)
-        machine = MachineTime.now()
+        folders = (sink_dir, scene.work / "state-source", scene.work / "state-sink")
         try:
-            sample = self._copy(scene, talk, job, inputs)
+            inputs, volume = asyncio.run(_prepare(scene, sink_dir, job))
+            inputs["environment"] = {"transport": self.transport}
+            talk = Talk(scene, {"source": str(scene.image.parent), "sink": str(sink_dir)}, on_progress)
+            machine = MachineTime.now()
+            with talk:
+                sample = self._copy(scene, talk, job, inputs)
+            allocated, others = volume.stat().st_blocks * 512, machine.others_since(sample.whole_cpu_s)
+            different = first_difference(scene.image, volume)
         finally:
-            for child in talk.children.values():
-                child.process.abandon()
-        allocated, others = volume.stat().st_blocks * 512, machine.others_since(sample.whole_cpu_s)
-        sample = msgspec.structs.replace(sample, allocated=allocated, others=others)
-        different = first_difference(scene.image, volume)
-        for folder in (sink_dir, scene.work / "state-source", scene.work / "state-sink"):
-            shutil.rmtree(folder)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
         if different is not None:
             raise ValueError(f"{self.name} left another disk than the image, from byte {different}")
-        return sample
+        return msgspec.structs.replace(sample, allocated=allocated, others=others)
 
     def _start(self, scene: Scene, talk: Talk, place: Place, assignment: Assignment) -> Child:
         workplace = _workplace(scene, assignment.role)
@@ -232,8 +244,7 @@ class Ours:
         source = self._start(scene, talk, scene.source, assignment)
         talk.until(lambda: bool(talk.began_at), START_TIMEOUT_S)
         talk.until(lambda: bool(source.done_at and sink.done_at), RUN_TIMEOUT_S)
-        with tracked(source.process, sink.process):
-            sent, received = source.process.wait(END_TIMEOUT_S), sink.process.wait(END_TIMEOUT_S)
+        sent, received = source.process.wait(END_TIMEOUT_S), sink.process.wait(END_TIMEOUT_S)
         cpu = sent.cpu_s + received.cpu_s
         check_transport(self.transport, source.events + sink.events)
         return Sample(

@@ -121,7 +121,7 @@ def run_leg(
 
 
 def probe(console: Console, loss: float, link: WanLink, size: int) -> list[Peer]:
-    """nbdcopy with the two connection counts that promise most: with loss, one short look alone is uncertain."""
+    """nbdcopy with the connection count that promises most, and a close second: one short look is uncertain."""
     expected = {}
     with scene(place(link.a), place(link.b)) as here:
         copy_sparse(make_image("incompressible", size, OUT / "images"), here.image)
@@ -130,7 +130,7 @@ def probe(console: Console, loss: float, link: WanLink, size: int) -> list[Peer]
                 expected[connections] = Peer("nbdcopy", connections=connections).probe(here, PROBE_S)
     said = ", ".join(f"{connections}: {seconds:.0f} s" for connections, seconds in expected.items())
     console.print(f"loss {loss:.1%}: nbdcopy by connections, expected for {size // MIB} MiB: {said}", highlight=False)
-    return [Peer("nbdcopy", connections=connections) for connections in best_setting(expected, keep=2)]
+    return [Peer("nbdcopy", connections=connections) for connections in best_setting(expected)]
 
 
 if __name__ == "__main__":

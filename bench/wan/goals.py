@@ -68,9 +68,10 @@ def line_share(size: int, copy_s: float, rate_mbit: float) -> float:
     return size * 8 / copy_s / (rate_mbit * 1e6)
 
 
-def best_setting(expected: Mapping[int, float], keep: int) -> list[int]:
-    """The ``keep`` connection counts from which the least seconds are expected, best first."""
-    return sorted(expected, key=lambda connections: expected[connections])[:keep]
+def best_setting(expected: Mapping[int, float], keep: int = 2, within: float = 1.3) -> list[int]:
+    """At most ``keep`` connection counts, best first: those whose expected seconds are ``within`` the best's."""
+    order = sorted(expected, key=lambda connections: expected[connections])
+    return [each for each in order[:keep] if each == order[0] or expected[each] <= within * expected[order[0]]]
 
 
 def fastest(samples: Mapping[str, Sequence[Sample]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,3 +67,18 @@ def test_a_wrong_copy_is_no_result(here: Scene, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("bench.ours.first_difference", lambda one, other: 4096)
     with pytest.raises(ValueError, match="from byte 4096"):
         Ours("grpc").run(here)
+
+
+def test_after_a_failure_the_next_run_starts_clean(here: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = here.image.rename(here.image.with_suffix(".away"))
+    with pytest.raises(Exception, match=re.escape(here.image.name)):
+        Ours("grpc").run(here)
+    moved.rename(here.image)
+
+    def refuse(wanted: str, events: list[str]) -> None:
+        raise OSError("another transport")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="another transport"):
+        patch.setattr("bench.ours.check_transport", refuse)  # asked at the very end of a copy
+        Ours("grpc").run(here)
+    assert Ours("grpc").run(here).copy_s > 0

@@ -13,7 +13,9 @@ def sample(copy_s: float) -> Sample:
 
 
 def test_the_settings_that_promise_most_are_kept() -> None:
-    assert best_setting({1: 40.0, 4: 21.0, 8: 20.0, 16: float("inf")}, keep=2) == [8, 4]
+    assert best_setting({1: 40.0, 4: 21.0, 8: 20.0, 16: float("inf")}) == [8, 4]
+    assert best_setting({1: 1870.0, 4: 470.0, 8: 221.0, 16: 113.0}) == [16]
+    assert best_setting({1: float("inf")}) == [1]
 
 
 def test_the_fastest_peer_counts() -> None:
