@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("coriolis", "gateway", "clients", "tools", "tests")
+CODE = ("coriolis", "gateway", "clients", "tools", "tests", "bench")
 GENERATED = "coriolis/rpc/gen/"
 MAX_LINES = 400
 VAGUE = re.compile(r"util|manager|helper|handler", re.IGNORECASE)
@@ -107,7 +107,9 @@ def test_files_are_short_and_named_after_what_they_do() -> None:
 
 # ---- documents --------------------------------------------------------------------------------------------------
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(path for top in ("docs", "tests", "bench") for path in (ROOT / top).rglob("*.md"))]
+)
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
