@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from coriolis.agent.data_port import PortRange, bind_server
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.errors import Denied, InvalidInput, StaleGeneration
 from coriolis.rpc.channel import DATA_MESSAGE_BYTES
@@ -78,13 +79,18 @@ async def _pump(messages: AsyncIterator[bytes], disk: SinkDisk, lane: asyncio.Qu
 
 
 async def start_listener(
-    tls: TlsFiles, bind_host: str, disks: Mapping[str, SinkDisk], allowed_identity: str
+    tls: TlsFiles,
+    bind_host: str,
+    disks: Mapping[str, SinkDisk],
+    allowed_identity: str,
+    ports: PortRange | None = None,
 ) -> tuple[grpc.aio.Server, int]:
-    """A started server on a free port of ``bind_host``, and that port."""
+    """A started server on a free port of ``bind_host`` (of ``ports``, if given), and that port."""
     roles: dict[str, tuple[Role, ...]] = {"/coriolis.v1.TransferService/": ("agent",)}
     policy = MethodPolicy(roles)
-    server, port = build_server(
-        f"{bind_host}:0", tls, [AccessInterceptor(policy)], max_message_bytes=DATA_MESSAGE_BYTES
+    access = AccessInterceptor(policy)
+    server, port = bind_server(
+        bind_host, ports, lambda at: build_server(at, tls, [access], max_message_bytes=DATA_MESSAGE_BYTES)
     )
     servicer = TransferServicer(disks, allowed_identity)
     transfer_pb2_grpc.add_TransferServiceServicer_to_server(servicer, server)

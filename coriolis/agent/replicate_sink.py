@@ -11,8 +11,10 @@ from typing import Any
 import grpc
 
 from coriolis.agent.assignment import Assignment, TaskContext
+from coriolis.agent.data_port import join_address
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.listener import start_listener
+from coriolis.agent.road import offer_road
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
 from coriolis.errors import TimedOut
@@ -79,10 +81,13 @@ async def _open_disks(context: TaskContext, target: VolumeTarget, stack: AsyncEx
 @asynccontextmanager
 async def _listening(context: TaskContext, disks: Mapping[str, SinkDisk]) -> AsyncIterator[grpc.aio.Server]:
     place = context.workplace
-    server, port = await start_listener(place.tls, place.bind_host, disks, context.assignment.allowed_identity)
+    server, port = await start_listener(
+        place.tls, place.bind_host, disks, context.assignment.allowed_identity, place.data_ports
+    )
     try:
-        context.listening(f"{place.advertise_host}:{port}")
-        yield server
+        async with offer_road(context, {"grpc": port}):
+            context.listening(join_address(place.advertise_host, port))
+            yield server
     finally:
         await server.stop(STOP_GRACE_S)
 

@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 
 from coriolis.agent.assignment import TaskContext
+from coriolis.agent.data_port import split_address
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.replicate_sink import disk_file
+from coriolis.agent.road import open_road
 from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk
 from coriolis.agent.tasks.endpoint import open_endpoint, snapshots_of
 from coriolis.errors import ChangeLogLost, NotFound, Unavailable
@@ -60,15 +62,15 @@ async def _send_disks(
     work = context.assignment
     folder = context.workplace.transfer_dir(work) / "source"
     reports: dict[str, ProgressReport] = {}
-    lane = partial(
-        open_channel,
-        work.peer_address,
-        context.workplace.tls,
-        work.peer_identity,
-        max_message_bytes=DATA_MESSAGE_BYTES,
-        own_connection=True,
-    )
-    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+    async with AsyncExitStack() as stack, open_road(context) as road, asyncio.TaskGroup() as group:
+        lane = partial(
+            open_channel,
+            road.address("grpc", split_address(work.peer_address)[1]),
+            context.workplace.tls,
+            work.peer_identity,
+            max_message_bytes=DATA_MESSAGE_BYTES,
+            own_connection=True,
+        )
         for index, disk in enumerate(snapshot.disks):
             journal = await asyncio.to_thread(DiskJournal, folder / disk_file(disk.disk_id, index, "journal"))
             stack.enter_context(journal)

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import structlog
 
+from coriolis.coordinator.agent_session import AgentSession
 from coriolis.coordinator.assignments import assign_message, assignment_id, parse_assignment_id
 from coriolis.coordinator.driver import Driver
 from coriolis.coordinator.events import (
@@ -19,12 +20,14 @@ from coriolis.coordinator.events import (
     PartCompleted,
     PartFailed,
     PartStarted,
+    Placed,
     ResourceRecorded,
     SinkListening,
     WithdrawPart,
 )
-from coriolis.coordinator.placement import Candidate, Need, Offer, choose, last_agent, side_of
+from coriolis.coordinator.placement import Need, NotPlaced, choose, last_agent, side_of
 from coriolis.coordinator.progress import ProgressBoard
+from coriolis.coordinator.roads import Roads
 from coriolis.coordinator.vault import Vault
 from coriolis.errors import Denied, InvalidInput, NotFound, StaleEpoch, StaleGeneration, from_code
 from coriolis.model.job import InstanceRun, LedgerEntry, Migration, ResourceState
@@ -35,41 +38,11 @@ from coriolis.rpc.identity import Identity, peer_identity
 
 log = structlog.get_logger(__name__)
 
-OUTBOUND_MESSAGES = 10_000
 SILENCE_S = 15.0
 RETURN_GRACE_S = 30.0
 """How long a task waits for the agent that worked on it before, when others could take over."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class AgentSession:
-    """One connected agent."""
-
-    def __init__(self, agent: cluster_pb2.Agent, identity: Identity) -> None:
-        self.agent = agent
-        self.identity = identity
-        self.outbound: asyncio.Queue[pb.SessionResponse | None] = asyncio.Queue(OUTBOUND_MESSAGES)
-        self.running = 0
-        self.last_heard = asyncio.get_running_loop().time()
-
-    def send(self, message: pb.SessionResponse) -> bool:
-        """False when the agent does not read: its session is about to end."""
-        try:
-            self.outbound.put_nowait(message)
-        except asyncio.QueueFull:
-            return False
-        return True
-
-    def send_end(self) -> None:
-        """Let the writer end the stream; a full queue means nobody reads it."""
-        if self.outbound.full():
-            self.outbound.get_nowait()
-        self.outbound.put_nowait(None)
-
-    def candidate(self) -> Candidate:
-        offers = tuple(Offer(info.type, tuple(json.loads(info.match_json or "[]"))) for info in self.agent.providers)
-        return Candidate(self.agent.id, offers, self.running, tuple(self.agent.projects))
 
 
 class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
@@ -84,22 +57,23 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         self._gone_since: dict[str, float] = {}
         self._changed = asyncio.Event()
         self.driver: Driver | None = None
+        self.roads = Roads(self.send, vault.relay_key)
 
     # -- Dispatcher ---------------------------------------------------------------------------------------------
 
-    async def place(self, migration: Migration, run: InstanceRun, task: Task) -> dict[Role, str] | None:
+    async def place(self, migration: Migration, run: InstanceRun, task: Task) -> Placed | NotPlaced:
         needs = {
             Side.ORIGIN: Need(migration.transfer.origin.type, await self._shown(migration, Side.ORIGIN)),
             Side.DESTINATION: Need(migration.transfer.destination.type, await self._shown(migration, Side.DESTINATION)),
         }
         chosen = choose(run, task, needs, [session.candidate() for session in self._sessions.values()])
         if chosen is None:
-            return None
+            return NotPlaced("no agent that serves this endpoint is connected")
         for role, agent_id in chosen.items():
             before = last_agent(run, side_of(task, role))
             if before and agent_id != before and self._may_return(before):
-                return None
-        return chosen
+                return NotPlaced(f"agent {before}, which worked on this before, may come back")
+        return self.roads.placed(task, run.project_id, chosen) if Role.SINK in chosen else Placed(task.id, chosen)
 
     async def _shown(self, migration: Migration, side: Side) -> dict[str, Any]:
         return await self._vault.connection_info(migration, side)
@@ -119,8 +93,17 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         session = self._sessions.get(command.agent_id)
         if session is None:
             return False
-        message = assign_message(migration, run, command, self.epoch, self._identity_of)
+        task = run.task(command.task_id)
+        if task.road is not None and task.road.meeting:
+            self.roads.hand_out_keys(self._driver.all_runs())
+        key = self._vault.relay_key(task.id, command.generation)
+        message = assign_message(migration, run, command, self.epoch, self._identity_of, key)
         return session.send(pb.SessionResponse(assign=message))
+
+    def send(self, agent_id: str, message: pb.SessionResponse) -> bool:
+        """False without a session, or when the agent does not read."""
+        session = self._sessions.get(agent_id)
+        return session is not None and session.send(message)
 
     def _identity_of(self, agent_id: str) -> str:
         session = self._sessions.get(agent_id)
@@ -186,6 +169,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         if old is not None:
             old.send_end()
         self._gone_since.pop(agent.id, None)
+        self.roads.opened(session.peer())
         self._signal()
         log.info("agent connected", agent=agent.id, site=agent.site)
         return session
@@ -194,6 +178,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         if self._sessions.get(session.agent.id) is session:
             del self._sessions[session.agent.id]
             self._gone_since[session.agent.id] = asyncio.get_running_loop().time()
+            self.roads.closed(session.agent.id)
             self._signal()
             log.info("agent disconnected", agent=session.agent.id)
 
@@ -225,6 +210,9 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
                         await self._update(session, message.update)
                     case "progress":
                         await self._progress(message.progress)
+                    case "probe_results":
+                        self.roads.take_results(session.agent.id, message.probe_results)
+                        self._signal()
                     case _:
                         pass
         except StaleEpoch:
@@ -305,6 +293,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
                 key = self._driver.key_of(disk.task_id)
             except NotFound:
                 continue
+            self.roads.moved(self._driver.run_of(disk.task_id).task(disk.task_id), disk)
             self._board.report(key[0], disk)
         for each in batch.events:
             task_id, _, generation = parse_assignment_id(each.assignment_id)

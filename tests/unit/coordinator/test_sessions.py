@@ -8,11 +8,12 @@ import msgspec
 import pytest
 
 from coriolis.clock import SystemClock
+from coriolis.coordinator.agent_session import AgentSession
 from coriolis.coordinator.assignments import assignment_id
 from coriolis.coordinator.driver import Driver
 from coriolis.coordinator.planner import plan_migration
 from coriolis.coordinator.progress import ProgressBoard
-from coriolis.coordinator.sessions import AgentSession, Sessions
+from coriolis.coordinator.sessions import Sessions
 from coriolis.coordinator.store import MemoryStore
 from coriolis.coordinator.vault import Vault
 from coriolis.model.job import InstanceRun
