@@ -75,11 +75,13 @@ class DataListener:
                 await answer_probe(connection, self._tls)
                 return
             known, self._unknown = True, self._unknown - 1
+            # from here on the relay closes it: a parked connection outlives this task in the one it is joined to
             await self._relay.meet(connection, preface)
         except (OSError, TimeoutError, InvalidInput, Unavailable) as refused:
             log.info("connection to the data port refused", reason=str(refused)[:200])
         finally:
-            connection.close()
+            if not known:
+                connection.close()
             self._connections -= 1
             if not known:
                 self._unknown -= 1

@@ -71,7 +71,11 @@ class LinkSpeeds:
     def best(self, link: Link, now: float) -> float:
         """The highest smoothed speed of the last hour."""
         speed = self._links.get(link)
-        return max((rate for at, rate in speed.best if now - at <= BEST_S), default=0.0) if speed else 0.0
+        if speed is None:
+            return 0.0
+        # a transfer shorter than a slot counts as if it had lasted as long
+        short = speed.slot_bytes / SLOT_S if now - speed.last <= BEST_S else 0.0
+        return max(short, max((rate for at, rate in speed.best if now - at <= BEST_S), default=0.0))
 
 
 def _note_best(best: deque[tuple[float, float]], now: float, rate: float) -> None:

@@ -23,10 +23,12 @@ ROUND_S = 1.0
 FRESH_S = REFRESH_S + 30.0
 """A placement takes a measurement of this age without asking again ..."""
 FRESH_RETRY_S = 5.0
-"""... but not after a failed attempt: the network may have changed."""
+"""... but not after a failed attempt, nor while there is no way: the network may have changed."""
 MEASURE_WAIT_S = 6.0
 """How long a placement waits for measurements; then it goes on with what is known."""
 MAX_RELAYS_ASKED = 6
+MAX_WAITING = 10_000
+"""Tasks remembered as waiting; a cancelled one is never taken off otherwise."""
 KEYS_REPEAT_S = 300.0
 """Relays drop keys that no leader has named for 900 s."""
 
@@ -100,16 +102,16 @@ class Roads:
         path = self._path(task, source, sink, project_id)
         if path is None:
             return NotPlaced(f"it is being measured how {source.agent_id} and {sink.agent_id} reach each other")
-        self._waiting_since.pop(task.id, None)
         if isinstance(path, NoPath):
             return NotPlaced(path.reason, tell=True)
+        self._waiting_since.pop(task.id, None)
         meeting = self._peers[path.meeting].address if path.meeting else ""
         road = Road(path.kind.value, path.meeting, meeting)
         return Placed(task.id, agents, road, path.sentence(source.agent_id, sink.agent_id))
 
     def _path(self, task: Task, source: Peer, sink: Peer, project_id: str) -> Path | NoPath | None:
         now = _now()
-        within_s = FRESH_RETRY_S if task.attempts else FRESH_S
+        within_s = FRESH_RETRY_S if task.attempts or task.id in self._waiting_since else FRESH_S
         others = self.peers()
         fresh = choose_path(
             source, sink, others, lambda one, other: self.reachability.known(one, other, now, within_s), project_id
@@ -119,6 +121,8 @@ class Roads:
         relays = sorted((peer for peer in others if peer.relay), key=lambda peer: peer.agent_id)[:MAX_RELAYS_ASKED]
         pairs = [(source, sink), (sink, source), *((side, relay) for relay in relays for side in (source, sink))]
         since = self._waiting_since.setdefault(task.id, now)
+        if len(self._waiting_since) > MAX_WAITING:
+            self._waiting_since.pop(next(iter(self._waiting_since)))
         if self.reachability.want(pairs, now, within_s) and now - since < MEASURE_WAIT_S:
             self.ask_for_measurements()
             return None
