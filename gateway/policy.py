@@ -27,6 +27,7 @@ RULES: Mapping[str, frozenset[str]] = MappingProxyType(
         "migration:migrations:show_verification": READERS,
         "migration:services:list": READERS,
         "migration:services:show": READERS,
+        "migration:links:list": READERS,
         "migration:providers:list": READERS,
         "migration:secrets:create": WRITERS,
         "migration:secrets:list": READERS,

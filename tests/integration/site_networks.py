@@ -17,7 +17,7 @@ def run(*command: str) -> None:
 
 
 def available() -> bool:
-    return os.geteuid() == 0 and shutil.which("ip") is not None and shutil.which("nft") is not None
+    return os.geteuid() == 0 and all(map(shutil.which, ("ip", "nft", "tc")))
 
 
 class SiteNetworks:
@@ -73,6 +73,12 @@ class SiteNetworks:
 
     def allow_inbound(self, site: str) -> None:
         run("ip", "netns", "exec", self._space(site), "nft", "delete table inet wall")
+
+    def slow_down(self, site: str, megabits_per_s: int) -> None:
+        """Limit what the site sends."""
+        space = self._space(site)
+        shape = f"tbf rate {megabits_per_s}mbit burst 256k latency 100ms".split()
+        run("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", "eth0", "root", *shape)
 
 
 class Wire:

@@ -17,7 +17,7 @@ from tests.integration.mesh_calls import MIB, Sites
 from tests.integration.site_networks import SiteNetworks, Wire, available
 from tests.integration.test_mesh_image import sha256
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.skipif(not available(), reason="needs root, ip and nft")]
+pytestmark = [pytest.mark.asyncio, pytest.mark.skipif(not available(), reason="needs root, ip, nft and tc")]
 
 A, B, C, D = "site-a", "site-b", "site-c", "site-d"
 PORTS = {A: 7710, B: 7720, C: 7730, D: 7740}
@@ -32,15 +32,13 @@ def networks() -> Iterator[SiteNetworks]:
 
 @asynccontextmanager
 async def mesh_on(
-    networks: SiteNetworks, directory: Path, sites: Sites, *relays: str, read_limit: int = 0, **settings: dict[str, Any]
+    networks: SiteNetworks, directory: Path, sites: Sites, *relays: str, **settings: dict[str, Any]
 ) -> AsyncIterator[Mesh]:
     """Agents of A (near the origin), B (near the destination) and the relays, each in its namespace."""
     mesh = Mesh(
         directory,
         sites=(A, B, *relays),
         host=networks.hub,
-        read_limit=read_limit,
-        agent_settings={},
         agent_prefix={site: networks.prefix(site) for site in (A, B, *relays)},
     )
     etcd_port = int(mesh.etcd.endpoints[0].rpartition(":")[2])
@@ -138,7 +136,8 @@ async def test_a_relay_that_dies_is_survived(networks: SiteNetworks, tmp_path: P
     sites = Sites(tmp_path, 48 * MIB)
     networks.refuse_inbound(A)
     networks.refuse_inbound(B)
-    async with mesh_on(networks, tmp_path / "mesh", sites, *relays, read_limit=6 * MIB) as mesh:
+    networks.slow_down(A, 48)
+    async with mesh_on(networks, tmp_path / "mesh", sites, *relays) as mesh:
         migration_id = await mesh.migrate(sites.request())
         deadline = time.monotonic() + 60
         while not (running := await mesh.get(migration_id)).disks or running.disks[0].sent_bytes < 8 * MIB:
