@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -66,8 +67,10 @@ async def _probe_into(results: list[pb.ProbeResult], target: pb.ProbeTarget, tls
         result.error = f"no answer from {target.address} within {PROBE_TIMEOUT_S:.0f} s"
     except ssl.SSLError as refused:
         result.error = f"TLS with {target.address} failed: {refused.reason or refused}"
-    except (OSError, asyncio.IncompleteReadError) as failed:
-        result.error = f"{target.address}: {getattr(failed, 'strerror', None) or 'the connection was closed'}"
+    except asyncio.IncompleteReadError:
+        result.error = f"{target.address} closed the connection"
+    except OSError as failed:
+        result.error = f"{target.address}: {os.strerror(failed.errno) if failed.errno else failed}"
     except CoriolisError as failed:
         result.error = failed.message
     results.append(result)
