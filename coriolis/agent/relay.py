@@ -35,8 +35,9 @@ class _Parked:
     def __init__(self, connection: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self.connection = connection
-        self.over: asyncio.Future[bool] = self._loop.create_future()
-        """True: taken, the taker owns the connection. False: it ended before."""
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        """Done when it was taken or has ended; cancelled with the task that waits for it."""
+        self._taken: bool | None = None
         # a parked connection says nothing: readable means ended (or a breach of the protocol)
         self._loop.add_reader(connection, self._settle, False)
 
@@ -45,16 +46,18 @@ class _Parked:
         return self._settle(True)
 
     def _settle(self, taken: bool) -> bool:
-        if self.over.done():
+        if self._taken is not None:
             return False
+        self._taken = taken
         self._loop.remove_reader(self.connection)
-        self.over.set_result(taken)
+        if not self.over.done():
+            self.over.set_result(None)
         return True
 
     def drop(self) -> None:
         """Close it unless it was taken."""
         self._settle(False)
-        if not self.over.result():
+        if not self._taken:
             self.connection.close()
 
 

@@ -135,6 +135,18 @@ async def test_a_key_that_ended_takes_its_connections_along() -> None:
         assert await refused(await place.call(CallerRole.PARKER))
 
 
+async def test_the_end_of_an_agent_ends_what_is_parked_there() -> None:
+    """Found: the sockets stayed open, and the sink waited at a place where nobody came any more."""
+    async with meeting() as place:
+        idle = await place.call(CallerRole.PARKER)
+        await asyncio.sleep(0.05)
+        waiting = list(place.relay._meetings[KEY].parked)
+        for task in place.relay._meetings[KEY].tasks:
+            task.cancel()
+        assert await refused(idle)
+        assert waiting[0].connection.fileno() == -1
+
+
 async def test_keys_die_without_a_leader(monkeypatch: pytest.MonkeyPatch) -> None:
     async with meeting() as place:
         idle = await place.call(CallerRole.PARKER)
