@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from coriolis import __version__
-from coriolis.agent.data_listener import DataListener
+from coriolis.agent.data_listener import DataListener, allow_descriptors
 from coriolis.agent.data_port import PortRange, bind_data_socket, join_address, local_host
 from coriolis.agent.journal import FenceJournal
 from coriolis.agent.relay import Relay
@@ -86,6 +86,7 @@ class Agent:
 
     async def serve(self) -> None:
         """Run until cancelled; task processes end with it."""
+        allow_descriptors()
         relay = Relay()
         listener = self._data_listener(relay)
         workplace = Workplace(

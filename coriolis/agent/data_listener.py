@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 
 import structlog
@@ -19,9 +20,18 @@ log = structlog.get_logger(__name__)
 MAX_CONNECTIONS = 1024
 MAX_UNKNOWN = 128
 """Connections that have not yet said what they want, and probes."""
+DESCRIPTORS = 8192
 PREFACE_TIMEOUT_S = 5.0
 EXPIRE_S = 10.0
 ACCEPT_PAUSE_S = 0.1
+
+
+def allow_descriptors() -> None:
+    """Let this process and its tasks open as many connections as the bounds here allow: 1024 descriptors are few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class DataListener:

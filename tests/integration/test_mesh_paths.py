@@ -32,12 +32,18 @@ def networks() -> Iterator[SiteNetworks]:
 
 @asynccontextmanager
 async def mesh_on(
-    networks: SiteNetworks, directory: Path, sites: Sites, *relays: str, **settings: dict[str, Any]
+    networks: SiteNetworks,
+    directory: Path,
+    sites: Sites,
+    *relays: str,
+    coordinators: int = 1,
+    **settings: dict[str, Any],
 ) -> AsyncIterator[Mesh]:
     """Agents of A (near the origin), B (near the destination) and the relays, each in its namespace."""
     mesh = Mesh(
         directory,
         sites=(A, B, *relays),
+        coordinators=coordinators,
         host=networks.hub,
         agent_prefix={site: networks.prefix(site) for site in (A, B, *relays)},
     )
@@ -68,6 +74,15 @@ def assert_arrived(migration: job_pb2.Migration, sites: Sites) -> None:
     assert migration.status == "COMPLETED", summary(migration)
     made = sites.destination / "vm.disks" / "disk-0.raw"
     assert sha256(made, sites.size) == sha256(sites.origin / "disk.img")
+
+
+async def sent(mesh: Mesh, migration_id: str, count: int) -> job_pb2.Migration:
+    """The migration once that many bytes of its disk were sent."""
+    deadline = time.monotonic() + 60
+    while not (running := await mesh.get(migration_id)).disks or running.disks[0].sent_bytes < count:
+        assert time.monotonic() < deadline, summary(running)
+        await asyncio.sleep(0.1)
+    return running
 
 
 async def link(mesh: Mesh, origin: str, destination: str, **wanted: object) -> cluster_pb2.Link:
@@ -139,11 +154,7 @@ async def test_a_relay_that_dies_is_survived(networks: SiteNetworks, tmp_path: P
     networks.slow_down(A, 48)
     async with mesh_on(networks, tmp_path / "mesh", sites, *relays) as mesh:
         migration_id = await mesh.migrate(sites.request())
-        deadline = time.monotonic() + 60
-        while not (running := await mesh.get(migration_id)).disks or running.disks[0].sent_bytes < 8 * MIB:
-            assert time.monotonic() < deadline, summary(running)
-            await asyncio.sleep(0.1)
-        [note] = notes(running)
+        [note] = notes(await sent(mesh, migration_id, 8 * MIB))
         used = C if f"dial {C}" in note else D
         mesh.agents[used].kill()
         assert (await mesh.get(migration_id)).status == "RUNNING", "the relay was to die during the transfer"
@@ -154,6 +165,23 @@ async def test_a_relay_that_dies_is_survived(networks: SiteNetworks, tmp_path: P
         if len(relays) == 2:
             other = D if used == C else C
             assert f"dial {other}" in notes(migration)[-1]
+
+
+async def test_a_new_leader_knows_the_key(networks: SiteNetworks, tmp_path: Path) -> None:
+    """The relayed transfer goes on; nothing of it was stored where others could read it."""
+    sites = Sites(tmp_path, 96 * MIB)
+    networks.refuse_inbound(A)
+    networks.refuse_inbound(B)
+    networks.slow_down(A, 48)
+    async with mesh_on(networks, tmp_path / "mesh", sites, C, coordinators=2) as mesh:
+        migration_id = await mesh.migrate(sites.request())
+        await sent(mesh, migration_id, 8 * MIB)
+        leader, _ = await mesh.leader()
+        mesh.coordinators[leader].kill()
+        migration = await mesh.wait(migration_id, timeout_s=180)
+        assert (await mesh.leader())[0] != leader
+        assert_arrived(migration, sites)
+        assert len(notes(migration)) == 1, "one attempt: the election did not touch the transfer"
 
 
 async def test_without_any_way_the_task_says_what_to_do(networks: SiteNetworks, tmp_path: Path) -> None:
