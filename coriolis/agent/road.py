@@ -69,8 +69,14 @@ class SourceRoad:
             async with asyncio.TaskGroup() as group:
                 while True:
                     await room.acquire()
-                    connection, _ = await loop.sock_accept(listener)
-                    tune(connection)
+                    try:
+                        connection, _ = await loop.sock_accept(listener)
+                        tune(connection)
+                    except OSError as failed:  # out of descriptors, or the caller was gone already
+                        log.warning("connection not accepted", reason=failed.strerror)
+                        room.release()
+                        await asyncio.sleep(RETRY_MIN_S)
+                        continue
                     task = group.create_task(self._join(connection, service))
                     task.add_done_callback(lambda _: room.release())
         finally:

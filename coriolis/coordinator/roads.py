@@ -96,14 +96,19 @@ class Roads:
 
     # -- placement ----------------------------------------------------------------------------------------------
 
-    def placed(self, task: Task, project_id: str, agents: dict[Role, str]) -> Placed | NotPlaced:
-        """Add the road to agents that were chosen for a task of two; NotPlaced while it is being measured."""
+    def placed(self, task: Task, project_id: str, agents: dict[Role, str], *, sure: bool = False) -> Placed | NotPlaced:
+        """Add the road to agents that were chosen for a task of two; NotPlaced while it is being measured.
+
+        ``sure``: only a path that was proved will do.
+        """
         source, sink = self._peers[agents[Role.SOURCE]], self._peers[agents[Role.SINK]]
         path = self._path(task, source, sink, project_id)
         if path is None:
             return NotPlaced(f"it is being measured how {source.agent_id} and {sink.agent_id} reach each other")
         if isinstance(path, NoPath):
             return NotPlaced(path.reason, tell=True)
+        if sure and not path.proved:
+            return NotPlaced(f"whether {source.agent_id} and {sink.agent_id} reach each other is not known")
         self._waiting_since.pop(task.id, None)
         meeting = self._peers[path.meeting].address if path.meeting else ""
         road = Road(path.kind.value, path.meeting, meeting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -25,7 +25,7 @@ from coriolis.coordinator.events import (
     SinkListening,
     WithdrawPart,
 )
-from coriolis.coordinator.placement import Need, NotPlaced, choose, last_agent, side_of
+from coriolis.coordinator.placement import Candidate, Need, NotPlaced, choose, last_agent, side_of
 from coriolis.coordinator.progress import ProgressBoard
 from coriolis.coordinator.roads import Roads
 from coriolis.coordinator.vault import Vault
@@ -43,6 +43,7 @@ RETURN_GRACE_S = 30.0
 """How long a task waits for the agent that worked on it before, when others could take over."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Agents = dict[Role, str]
 
 
 class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
@@ -66,14 +67,31 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
             Side.ORIGIN: Need(migration.transfer.origin.type, await self._shown(migration, Side.ORIGIN)),
             Side.DESTINATION: Need(migration.transfer.destination.type, await self._shown(migration, Side.DESTINATION)),
         }
-        chosen = choose(run, task, needs, [session.candidate() for session in self._sessions.values()])
+        candidates = [session.candidate() for session in self._sessions.values()]
+        chosen = choose(run, task, needs, candidates)
         if chosen is None:
             return NotPlaced("no agent that serves this endpoint is connected")
         for role, agent_id in chosen.items():
             before = last_agent(run, side_of(task, role))
             if before and agent_id != before and self._may_return(before):
                 return NotPlaced(f"agent {before}, which worked on this before, may come back")
-        return self.roads.placed(task, run.project_id, chosen) if Role.SINK in chosen else Placed(task.id, chosen)
+        return self._with_road(run, task, needs, candidates, chosen)
+
+    def _with_road(
+        self, run: InstanceRun, task: Task, needs: Mapping[Side, Need], candidates: Sequence[Candidate], chosen: Agents
+    ) -> Placed | NotPlaced:
+        if Role.SINK not in chosen:
+            return Placed(task.id, chosen)
+        first = self.roads.placed(task, run.project_id, chosen)
+        if isinstance(first, Placed) or not first.tell:
+            return first
+        # others near the same endpoints may reach each other where the best ones do not
+        for absent in chosen.values():
+            other = choose(run, task, needs, [each for each in candidates if each.agent_id != absent])
+            found = self.roads.placed(task, run.project_id, other, sure=True) if other else first
+            if isinstance(found, Placed):
+                return found
+        return first
 
     async def _shown(self, migration: Migration, side: Side) -> dict[str, Any]:
         return await self._vault.connection_info(migration, side)
