@@ -202,7 +202,7 @@ def link(message: cluster_pb2.Link) -> Document:
         "rtt_ms": round(message.rtt_ms, 3) if message.rtt_ms >= 0 else None,
         "speed_bytes_per_s": message.speed_bytes_per_s,
         "best_speed_bytes_per_s": message.best_speed_bytes_per_s,
-        "limit_bytes_per_s": message.limit_bytes_per_s or None,
+        "limit_bytes_per_s": message.limit_bytes_per_s if message.HasField("limit_bytes_per_s") else None,
         "state": message.state,
         "why": message.why,
     }

@@ -60,7 +60,7 @@ def _row(one: dict[str, Any]) -> tuple[object, ...]:
         None if rtt is None else f"{rtt:.1f} ms",
         _speed(one["speed_bytes_per_s"]),
         _speed(one["best_speed_bytes_per_s"]),
-        "none" if one["limit_bytes_per_s"] is None else _speed(one["limit_bytes_per_s"]),
+        "none" if one["limit_bytes_per_s"] is None else _speed(one["limit_bytes_per_s"]) or "paused",
     )
 
 

@@ -12,13 +12,27 @@ MAX_LINKS = 1000
 MAX_AGENTS_PER_SITE = 4
 """Looked at per site: enough to tell how sites reach each other."""
 
+Limit = Callable[[tuple[str, str]], float | None]
+"""(origin site, destination site) -> bytes per second in force now; None: no limit, 0: a pause."""
 Speed = Callable[[tuple[str, str]], float]
 """(origin site, destination site) -> bytes per second."""
 
 _ORDER = {PathKind.DIALLED: 0, PathKind.REVERSE: 1, PathKind.RELAY: 2}
 
 
-def links(peers: Sequence[Peer], view: View, speed: Speed, best_speed: Speed, project_id: str = "") -> list[pb.Link]:
+def no_limit(_: tuple[str, str]) -> float | None:
+    """For a leader without limits."""
+    return None
+
+
+def links(
+    peers: Sequence[Peer],
+    view: View,
+    speed: Speed,
+    best_speed: Speed,
+    project_id: str = "",
+    limit: Limit = no_limit,
+) -> list[pb.Link]:
     """At most MAX_LINKS, by origin and destination site; ``project_id`` leaves out agents of other projects."""
     seen = [peer for peer in peers if not project_id or peer.serves(project_id)]
     found: list[pb.Link] = []
@@ -26,6 +40,8 @@ def links(peers: Sequence[Peer], view: View, speed: Speed, best_speed: Speed, pr
         link = _link(origin[:MAX_AGENTS_PER_SITE], destination[:MAX_AGENTS_PER_SITE], seen, view, project_id)
         sites = (link.origin_site, link.destination_site)
         link.speed_bytes_per_s, link.best_speed_bytes_per_s = int(speed(sites)), int(best_speed(sites))
+        if (limited := limit(sites)) is not None:
+            link.limit_bytes_per_s = int(limited)
         found.append(link)
         if len(found) == MAX_LINKS:
             break

@@ -137,7 +137,12 @@ def test_links_show_the_best_pair_of_each_two_sites() -> None:
     assert (there.origin_site, there.destination_site, list(there.agents)) == ("x", "y", ["a2", "b1"])
     assert (there.path, there.state, there.rtt_ms, there.speed_bytes_per_s) == ("dialled", "OPEN", 9.0, 5)
     assert (back.path, back.rtt_ms, back.speed_bytes_per_s, back.best_speed_bytes_per_s) == ("dialled", 4.0, 0, 7)
-    assert links(peers, view, lambda _: 0.0, lambda _: 0.0, "another") == []
+    assert not there.HasField("limit_bytes_per_s")
+    limits = {("x", "y"): 0.0}
+    paused, free = links(peers, view, lambda _: 0.0, lambda _: 0.0, "p", limits.get)
+    assert (paused.HasField("limit_bytes_per_s"), free.HasField("limit_bytes_per_s")) == (True, False)
+    of_others = links(peers, view, lambda _: 0.0, lambda _: 0.0, "another")
+    assert of_others == []
     unknown = links(peers[1:], lambda *_: None, lambda _: 0.0, lambda _: 0.0)[0]
     assert (unknown.state, unknown.rtt_ms) == ("UNKNOWN", -1.0)
     closed = links(peers[1:], lambda *_: NO, lambda _: 0.0, lambda _: 0.0)[0]
