@@ -9,13 +9,15 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
-from coriolis.agent.assignment import Assignment, TaskContext
-from coriolis.agent.choose_route import AddressOf, choose_route, wanted_transport
+from coriolis.agent.assignment import TaskContext
+from coriolis.agent.choose_route import Transport, Ways, choose_route, wanted_transport
+from coriolis.agent.data_port import split_address
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.disk_progress import ProgressReport
 from coriolis.agent.lanes.hosts import source_hosts
-from coriolis.agent.push_disk import Limits
+from coriolis.agent.push_disk import Limits, Route
 from coriolis.agent.replicate_sink import disk_file
+from coriolis.agent.road import open_road
 from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk, Wiring
 from coriolis.agent.tasks.endpoint import open_endpoint, snapshots_of
 from coriolis.errors import ChangeLogLost, NotFound, Unavailable
@@ -66,18 +68,24 @@ async def _send_disks(
     work = context.assignment
     folder = context.workplace.transfer_dir(work) / "source"
     reports: dict[str, ProgressReport] = {}
-    control = partial(
-        open_channel,
-        work.peer_address,
-        context.workplace.tls,
-        work.peer_identity,
-        max_message_bytes=MAX_CONTROL_BYTES,
-        own_connection=True,
-    )
     transport = wanted_transport(work.environment)
-    async with source_hosts(context.workplace.tls) as hosts, AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        choose = partial(choose_route, transport, context.workplace.tls, work.peer_identity, _address_of(work))
-        limits = Limits(max(MIN_LANES, MAX_LANES // len(snapshot.disks)), len(os.sched_getaffinity(0)))
+    lanes = max(MIN_LANES, MAX_LANES // len(snapshot.disks))
+    limits = Limits(lanes, len(os.sched_getaffinity(0)))
+    async with (
+        AsyncExitStack() as stack,
+        open_road(context) as road,
+        source_hosts(context.workplace.tls) as hosts,
+        asyncio.TaskGroup() as group,
+    ):
+        ways = Ways(road, split_address(work.peer_address)[1], context.workplace.tls, work.peer_identity)
+        control = partial(
+            open_channel,
+            ways.address("grpc"),
+            context.workplace.tls,
+            work.peer_identity,
+            max_message_bytes=MAX_CONTROL_BYTES,
+            own_connection=True,
+        )
         for index, disk in enumerate(snapshot.disks):
             journal = await asyncio.to_thread(DiskJournal, folder / disk_file(disk.disk_id, index, "journal"))
             stack.enter_context(journal)
@@ -94,9 +102,9 @@ async def _send_disks(
                 disk.size_bytes,
                 snapshot.identity,
             )
-            sending = SourceDisk(
-                what, reader, journal, Wiring(control, hosts, choose, limits, context.pace(disk.disk_id))
-            )
+            choose = partial(_choose, context, disk.disk_id, ways, transport)
+            wiring = Wiring(control, hosts, choose, limits, context.pace(disk.disk_id))
+            sending = SourceDisk(what, reader, journal, wiring)
             task = group.create_task(sending.send(plan))
             report = ProgressReport(context, sending, plan.plan.total_bytes(disk.size_bytes))
             reports[disk.disk_id] = report
@@ -104,13 +112,14 @@ async def _send_disks(
     return {disk_id: report.final() for disk_id, report in reports.items()}
 
 
-def _address_of(work: Assignment) -> AddressOf:
-    host = work.peer_address.rpartition(":")[0]
-
-    def address(service: str, port: int) -> str:
-        return f"{host}:{port}" if service == "direct" else work.peer_address
-
-    return address
+async def _choose(
+    context: TaskContext, disk_id: str, ways: Ways, wanted: Transport, direct_port: int, rtt_s: float
+) -> Route:
+    route = await choose_route(wanted, ways, direct_port, rtt_s)
+    context.event(
+        f"disk {disk_id}: sent by the {route.transport} transport, path {ways.path}, round trip {rtt_s * 1000:.1f} ms"
+    )
+    return route
 
 
 async def _plan(
