@@ -14,7 +14,7 @@ from rich.console import Console
 from bench.images import NAMES, Name, copy_sparse, make_image
 from bench.ours import Ours
 from bench.peers import Peer, Tool
-from bench.report import machine, show_costs, show_rows, write_json
+from bench.report import TOO_SMALL, machine, show_costs, show_rows, write_json
 from bench.scene import OUT, TMPFS_NEEDED, Place, Scene, available_memory, scene
 from bench.series import Contestant, Series, run_series
 from bench.table import Row, compare, cost
@@ -89,6 +89,8 @@ def main(
             show_costs(console, f"{image}, {size >> 20} MiB, n={count}", costs)
             here.image.unlink()
     show_rows(console, rows, found)
+    if size < SMALL_GIB * (1 << 30):
+        console.print(TOO_SMALL)
     write_json(out, rows)
     details = {"machine": machine(), "size_bytes": size, "on_disk": on_disk, "remark": remark, "series": found}
     write_json(out.with_name(f"{out.stem}-details.json"), details)

@@ -14,7 +14,7 @@ from bench.__main__ import TRANSPORTS, listed
 from bench.images import Name, copy_sparse, make_image
 from bench.ours import Ours
 from bench.peers import Peer
-from bench.report import machine, show_costs, show_road_rows, show_wan_rows, write_json
+from bench.report import TOO_SMALL, machine, show_costs, show_road_rows, show_wan_rows, write_json
 from bench.scene import OUT, scene
 from bench.series import Contestant, Series, run_series
 from bench.table import MIB, cost
@@ -82,6 +82,8 @@ def main(
     ways, road_rows = run_ways(console, transports, 1, road, IMAGE_BYTES // smaller) if roads else ({}, [])
     show_wan_rows(console, rows, found)
     show_road_rows(console, road_rows, ways)
+    if quick:
+        console.print(TOO_SMALL)
     if legs:
         write_json(out, rows)
     if roads:
