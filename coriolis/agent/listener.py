@@ -16,7 +16,7 @@ import grpc
 import structlog
 
 from coriolis.agent.data_port import PortRange, bind_data_socket, bind_server
-from coriolis.agent.lanes.push_lane import ACKS_METHOD, DISK_KEY, GENERATION_KEY, PUSH_METHOD
+from coriolis.agent.lanes.grpc_lane import ACKS_METHOD, DISK_KEY, GENERATION_KEY, PUSH_METHOD
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.errors import CoriolisError, Denied, InvalidInput, StaleGeneration
 from coriolis.rpc.blocking import build_blocking_server

@@ -12,9 +12,9 @@ import msgspec
 import structlog
 
 from coriolis.agent.disk_journal import DiskJournal
+from coriolis.agent.lanes.grpc_lane import ACKS_METHOD
 from coriolis.agent.lanes.hosts import SourceHosts
 from coriolis.agent.lanes.messages import AttachDisk
-from coriolis.agent.lanes.push_lane import ACKS_METHOD
 from coriolis.agent.push_disk import Limits, PushDisk, Route
 from coriolis.errors import Corrupt
 from coriolis.providers.base import BlockReader
