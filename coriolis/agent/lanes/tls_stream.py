@@ -134,12 +134,9 @@ class TlsReceiver:
             position += got
         return True
 
-    @property
-    def idle(self) -> bool:
-        """Nothing more has arrived yet."""
-        if self._in.pending or self._tls.pending():
-            return False
-        return not select.select([self._socket], [], [], 0)[0]
+    def more_comes(self) -> bool:
+        """Something more has arrived already."""
+        return bool(self._in.pending or self._tls.pending() or select.select([self._socket], [], [], 0)[0])
 
     def answer(self, data: bytes) -> None:
         """Send a few bytes."""
