@@ -1,7 +1,7 @@
 """The manifest of a disk that conversion changed after it was sealed, and which cells differ from a manifest.
 
-The sealed manifest stays as both agents signed it. What the volume holds after conversion is a second file beside it, the
-*deployed* manifest, which names the sealed one's root and is signed by the converting agent alone.
+The sealed manifest stays as both agents signed it. What the volume holds after conversion is a second file beside it,
+the *deployed* manifest, which names the sealed one's root and is signed by the converting agent alone.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from coriolis.errors import Denied
-from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
+from coriolis.rpc.gen.coriolis.v1 import types_pb2 as pb
 from coriolis.transfer.attestation import Signed
 
 

@@ -17,7 +17,10 @@ from coriolis.providers.registry import load_provider
 
 
 async def run(context: TaskContext) -> dict[str, Any]:
-    """``osmorphing_info``: what was found and done; ``deployed``: this agent's word for the volumes. Raises Unsupported for guests this version cannot convert."""
+    """``osmorphing_info``: what was found and done; ``deployed``: this agent's word for the volumes.
+
+    Raises Unsupported for guests this version cannot convert.
+    """
     work = context.assignment
     spec = work.spec()
     manifests = work.results["manifests"]
