@@ -19,8 +19,8 @@ MAX_SEED = (1 << 53) - 1
 """What every JSON reader takes as an integer."""
 MAX_SAMPLE_CHARS = 32
 _WORD_BYTES = 8
-_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?) ?%")
-_SIZE = re.compile(r"(\d{1,15})(?:\.(\d{1,3}))? ?(B|KiB|MiB|GiB|TiB)")
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?) ?%", re.ASCII)
+_SIZE = re.compile(r"(\d{1,15})(?:\.(\d{1,3}))? ?(B|KiB|MiB|GiB|TiB)", re.ASCII)
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
