@@ -197,6 +197,8 @@ class ControlSession:
             case "ack":
                 if message.ack.state in ("COMPLETED", "FAILED"):
                     self.supervisor.acknowledged(message.ack.assignment_id)
+            case "forget_migration":
+                self.supervisor.forget_migration(message.forget_migration.migration_id)
             case "relay_sessions":
                 self._relay.set_keys(message.relay_sessions.keys)
             case _:

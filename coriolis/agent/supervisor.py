@@ -42,7 +42,7 @@ from coriolis.agent.task_state import (
 from coriolis.agent.workplace import Workplace
 from coriolis.clock import SystemClock, wire_time
 from coriolis.errors import CoriolisError
-from coriolis.ids import new_id
+from coriolis.ids import is_id, new_id
 from coriolis.rpc.gen.coriolis.v1 import types_pb2
 
 log = structlog.get_logger(__name__)
@@ -107,6 +107,13 @@ class Supervisor:
     def withdraw(self, assignment_id: str) -> None:
         self._held, instructions = on_withdraw(self._held, assignment_id)
         self._carry_out(instructions)
+
+    def forget_migration(self, migration_id: str) -> None:
+        """Remove the manifests of a deleted migration, unless a task of it still runs here."""
+        busy = any(held.assignment.migration_id == migration_id for held in self._held.values())
+        if is_id(migration_id) and not busy and self._group is not None:
+            folder = self._workplace.manifests_of(migration_id)
+            self._group.create_task(asyncio.to_thread(self._workplace.discard, folder))
 
     def set_rates(self, assignment_id: str, rates: Rates) -> None:
         """Pass on how fast a task's disks may send; a task that is about to start gets it then."""

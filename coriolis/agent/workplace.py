@@ -34,7 +34,11 @@ class Workplace(msgspec.Struct, frozen=True):
 
     def manifest_dir(self, migration_id: str, instance_index: int) -> Path:
         """Manifests of one machine's sealed disks; kept for verification."""
-        return self.state_dir / "manifests" / migration_id / str(instance_index)
+        return self.manifests_of(migration_id) / str(instance_index)
+
+    def manifests_of(self, migration_id: str) -> Path:
+        """Of all machines of a migration."""
+        return self.state_dir / "manifests" / migration_id
 
     def discard(self, folder: Path) -> None:
         """Remove ``folder`` and the folders above it that this leaves empty, up to the agent's own."""

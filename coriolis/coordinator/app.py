@@ -192,7 +192,7 @@ class Coordinator:
                 group.create_task(bandwidth.serve())
                 self._gate.open(
                     {
-                        "jobs": JobService(store, driver, board, directory, self._vault, verifications),
+                        "jobs": JobService(store, driver, board, directory, self._vault, verifications, sessions.send),
                         "agents": sessions,
                         "secrets": SecretService(self._secrets),
                         "bandwidth": BandwidthService(bandwidth, clock),

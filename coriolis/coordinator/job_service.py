@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -21,11 +21,14 @@ from coriolis.errors import Conflict, Denied, InvalidInput, NotFound
 from coriolis.ids import is_id
 from coriolis.model.job import TERMINAL, ExecutionStatus, InstanceRun, Migration
 from coriolis.model.task import TaskStatus
+from coriolis.rpc.gen.coriolis.v1 import agent_control_pb2, job_pb2_grpc
 from coriolis.rpc.gen.coriolis.v1 import job_pb2 as pb
-from coriolis.rpc.gen.coriolis.v1 import job_pb2_grpc
 from coriolis.rpc.identity import peer_identity
 
 MAX_PAGE = 1000
+
+TellAgent = Callable[[str, agent_control_pb2.SessionResponse], bool]
+"""Send to an agent by its id; False when it has no session."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -50,6 +53,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         directory: AgentDirectory,
         vault: Vault,
         verifications: Verifications,
+        tell_agent: TellAgent = lambda agent_id, message: False,
     ) -> None:
         self._store = store
         self._driver = driver
@@ -57,6 +61,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         self._directory = directory
         self._vault = vault
         self._verifications = verifications
+        self._tell_agent = tell_agent
 
     def _find(self, project_id: str, migration_id: str) -> Migration:
         """The same NotFound for an absent, a malformed and a foreign id."""
@@ -139,8 +144,14 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             raise Conflict(f"Migration is {status}: cancel it or wait for its end before deleting it")
         if any(run.residue() for run in self._driver.runs(migration.id)):
             raise Conflict("Migration has left resources that are still being removed; see its residue")
+        runs = self._driver.runs(migration.id)
+        workers = {part.agent_id for run in runs for task in run.tasks for part in task.parts}
         await self._driver.delete(migration.id)
         self._board.forget(migration.id)
+        forget = agent_control_pb2.ForgetMigration(migration_id=migration.id)
+        for agent_id in sorted(workers):
+            # one that is away keeps its manifests: they cost space and nobody can reach them any more
+            self._tell_agent(agent_id, agent_control_pb2.SessionResponse(forget_migration=forget))
         return pb.DeleteMigrationResponse()
 
     async def WatchMigration(

@@ -19,7 +19,7 @@ from coriolis.errors import InvalidInput, NotFound
 from coriolis.rpc.gen.coriolis.v1 import job_pb2 as pb
 from gateway import translate
 from tests.fault.mesh import DOMAIN, PROJECT, Mesh, summary
-from tests.integration.mesh_calls import MIB, Sites
+from tests.integration.mesh_calls import MIB, Sites, delete
 from tests.integration.test_mesh_image import describe, write_disk
 from tests.integration.test_mesh_requests import volumes
 
@@ -170,3 +170,15 @@ async def test_a_manifest_that_was_changed_at_the_agent_verifies_nothing(
     assert "statement" in refused.message or "signature" in refused.message or "names" in refused.message, refused
     kept.write_bytes(content)
     assert (await verified(mesh, migration_id)).status == "COMPLETED"
+
+
+async def test_a_deleted_migration_takes_its_manifests_along(mesh: Mesh, migrated: tuple[Sites, str]) -> None:
+    _, migration_id = migrated
+    assert list(mesh.dir.rglob(f"manifests/{migration_id}/0/*.manifest"))
+    others = {path.parent.parent.name for path in mesh.dir.rglob("*.manifest")} - {migration_id}
+    await delete(mesh, migration_id)
+    deadline = time.monotonic() + 30
+    while list(mesh.dir.rglob(f"manifests/{migration_id}")):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    assert {path.parent.parent.name for path in mesh.dir.rglob("*.manifest")} == others
