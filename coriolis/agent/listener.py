@@ -17,7 +17,7 @@ import structlog
 
 from coriolis.agent.lanes.push_lane import ACKS_METHOD, DISK_KEY, GENERATION_KEY, PUSH_METHOD
 from coriolis.agent.sink_disk import SinkDisk
-from coriolis.errors import CoriolisError, Denied, InvalidInput, StaleGeneration
+from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration, Unavailable
 from coriolis.rpc.blocking import build_blocking_server
 from coriolis.rpc.channel import DATA_MESSAGE_BYTES
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
@@ -25,7 +25,7 @@ from coriolis.rpc.identity import peer_identity
 from coriolis.rpc.interceptors import INTERNAL_ERROR_TEXT
 from coriolis.rpc.status import status_of, trailing_metadata
 from coriolis.rpc.tls import TlsFiles
-from coriolis.transfer.codec import decode
+from coriolis.transfer.codec import Frame, decode
 
 log = structlog.get_logger(__name__)
 
@@ -98,8 +98,16 @@ class TransferServicer:
         if metadata.get(GENERATION_KEY) != str(disk.generation):
             raise StaleGeneration("the stream belongs to a replaced attempt")
         for message in messages:
-            disk.take_here(decode(message))
+            disk.take_here(_decode(message))
         return b""
+
+
+def _decode(message: bytes) -> Frame:
+    """The frame. A damaged header does not say which cell to send again: the lane ends, as with ``direct``."""
+    try:
+        return decode(message)
+    except Corrupt as damaged:
+        raise Unavailable(f"the lane ends: {damaged.message}") from damaged
 
 
 async def _listen(disk: SinkDisk) -> Any:
