@@ -336,7 +336,9 @@ TestPass.settings = settings(max_examples=150, stateful_step_count=60, deadline=
 
 
 def test_the_bounds_are_those_promised() -> None:
-    assert WINDOW_BYTES == 48 << 20, "what the loss of every lane costs, and less than the 64 MiB that may be sent again"
+    assert WINDOW_BYTES == 48 << 20, (
+        "what the loss of every lane costs, and less than the 64 MiB that may be sent again"
+    )
     assert FLUSH_BYTES == 256 << 20
     assert MAX_UNDURABLE_BYTES == 2 * FLUSH_BYTES, "sending goes on while the sink flushes"
     assert MAX_REJECTS_PER_CELL == 5
