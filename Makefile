@@ -125,6 +125,23 @@ types: setup ## mypy --strict
 protos: setup $(BUF) ## buf lint
 	$(BUF) lint
 
+# ---- measure it ---------------------------------------------------------------------------------------------------
+
+# e.g. make bench BENCH_ARGS="--transport grpc --images realistic --n 3"; bench/README.md tells the rest
+BENCH_ARGS ?=
+
+.PHONY: bench
+bench: setup ## our agents beside nbdcopy and qemu-img, over loopback: half an hour, a quiet machine
+	$(PY) -m bench $(BENCH_ARGS)
+
+.PHONY: bench-quick
+bench-quick: setup ## the same with 256 MiB images, twice: shows that it works, not how fast
+	$(PY) -m bench --n 2 --size 0.25 $(BENCH_ARGS)
+
+.PHONY: bench-wan
+bench-wan: setup ## over an emulated line of 1 Gbit/s and 50 ms, with and without loss; needs root
+	$(AS_ROOT) $(PY) -m bench.wan $(BENCH_ARGS)
+
 # ---- ship it ------------------------------------------------------------------------------------------------------
 
 .PHONY: dist
@@ -135,4 +152,4 @@ dist: setup ## wheel and sdist with the generated stubs; proves that the wheel w
 
 .PHONY: clean
 clean: ## remove what was built here (the cached guest stays)
-	rm -rf $(VENV) $(GEN) node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
+	rm -rf $(VENV) $(GEN) node_modules build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo

@@ -11,7 +11,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -54,7 +54,9 @@ class OfferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``data_bind``/``data_advertise``: address on which sinks listen, and under which others reach them.
 
-    ``read_limit_bytes_per_s``: most that is read of one disk at the origin; 0 means no limit.
+    ``data_ports``: ports that its data listeners may use (``7700-7799``); empty: any free one. ``inbound``: ``none``
+    declares that nobody can dial this agent. ``relay``: copy encrypted bytes between two other agents that cannot
+    dial each other. ``read_limit_bytes_per_s``: most that is read of one disk at the origin; 0 means no limit.
     """
 
     id: str = ""
@@ -63,6 +65,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_dir: str = "tls"
     data_bind: str = "127.0.0.1"
     data_advertise: str = ""
+    data_ports: str = ""
+    inbound: Literal["any", "none"] = "any"
+    relay: bool = False
     projects: list[str] = []
     read_limit_bytes_per_s: int = 0
     offers: list[OfferConfig] = []

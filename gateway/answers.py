@@ -215,6 +215,26 @@ class ServicesAnswer(Answer):
     services: list[Service]
 
 
+class SiteLink(Answer):
+    """The way of disk data from a site to another."""
+
+    origin_site: str
+    destination_site: str
+    agents: list[str]
+    path: Literal["dialled", "reverse", "relay"] | None
+    relay: str | None
+    rtt_ms: float | None
+    speed_bytes_per_s: int
+    best_speed_bytes_per_s: int
+    limit_bytes_per_s: int | None
+    state: Literal["OPEN", "UNKNOWN", "CLOSED"]
+    why: str
+
+
+class LinksAnswer(Answer):
+    links: list[SiteLink]
+
+
 class ProvidersAnswer(Answer):
     providers: dict[str, Any]
 

@@ -25,7 +25,7 @@ from gateway.edge import Edge, add_standard_headers
 from gateway.embedded_identity import EmbeddedIdentity
 from gateway.identity import TokenValidator
 from gateway.problems import RESOURCE_NOT_FOUND, UNEXPECTED, from_error, problem, unauthorized, validation_message
-from gateway.routes import events, health, identity, limits, migrations, secrets, services
+from gateway.routes import events, health, identity, limits, links, migrations, secrets, services
 from gateway.settings import GatewayConfig
 from gateway.tokens import TokenSigner
 
@@ -54,7 +54,15 @@ def build_app(settings: GatewayConfig, backend: MeshBackend, validator: TokenVal
     app.state.base_url = settings.base_url()
     app.state.streams = events.StreamCount()
     app.state.metrics = metrics
-    for router in (events.router, migrations.router, services.router, secrets.router, limits.router, health.router):
+    for router in (
+        events.router,
+        migrations.router,
+        services.router,
+        secrets.router,
+        limits.router,
+        links.router,
+        health.router,
+    ):
         app.include_router(router)
     if isinstance(validator, EmbeddedIdentity):
         app.include_router(identity.router)

@@ -132,6 +132,15 @@ class MeshBackend:
         )
         return [agent for agent in answer.agents if not agent.projects or project_id in agent.projects]
 
+    async def list_links(self, project_id: str) -> list[cluster_pb2.Link]:
+        """The ways between the sites of the agents that may work for the project."""
+        answer = await self._leader.call(
+            lambda channel: cluster_pb2_grpc.ClusterServiceStub(channel).ListLinks,
+            cluster_pb2.ListLinksRequest(project_id=project_id),
+            repeatable=True,
+        )
+        return list(answer.links)
+
     async def list_coordinators(self) -> list[cluster_pb2.Coordinator]:
         answer = await self._leader.call(
             lambda channel: cluster_pb2_grpc.ClusterServiceStub(channel).ListCoordinators,

@@ -28,6 +28,7 @@ RULES: Mapping[str, frozenset[str]] = MappingProxyType(
         "migration:migrations:show_verification": READERS,
         "migration:services:list": READERS,
         "migration:services:show": READERS,
+        "migration:links:list": READERS,
         "migration:providers:list": READERS,
         "migration:bandwidth_limits:list": READERS,
         "migration:bandwidth_limits:set_job": WRITERS,

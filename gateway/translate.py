@@ -191,6 +191,23 @@ def agent_service(message: cluster_pb2.Agent) -> Document:
     return _service(message.id, "coriolis-worker", up, providers, specs)
 
 
+def link(message: cluster_pb2.Link) -> Document:
+    """Unknown and absent values are null."""
+    return {
+        "origin_site": message.origin_site,
+        "destination_site": message.destination_site,
+        "agents": list(message.agents),
+        "path": message.path or None,
+        "relay": message.relay or None,
+        "rtt_ms": round(message.rtt_ms, 3) if message.rtt_ms >= 0 else None,
+        "speed_bytes_per_s": message.speed_bytes_per_s,
+        "best_speed_bytes_per_s": message.best_speed_bytes_per_s,
+        "limit_bytes_per_s": message.limit_bytes_per_s if message.HasField("limit_bytes_per_s") else None,
+        "state": message.state,
+        "why": message.why,
+    }
+
+
 def coordinator_service(message: cluster_pb2.Coordinator) -> Document:
     """A coordinator as a service; ``specs.leader`` marks the leading one."""
     specs = {"version": message.version, "leader": message.leader, "address": message.address}

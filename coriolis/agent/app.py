@@ -11,7 +11,10 @@ import msgspec
 import structlog
 
 from coriolis import __version__
+from coriolis.agent.data_listener import DataListener, allow_descriptors
+from coriolis.agent.data_port import PortRange, bind_data_socket, join_address, local_host
 from coriolis.agent.journal import FenceJournal
+from coriolis.agent.relay import Relay
 from coriolis.agent.session import ControlSession
 from coriolis.agent.supervisor import Supervisor
 from coriolis.agent.workplace import Workplace
@@ -33,6 +36,7 @@ log = structlog.get_logger(__name__)
 AGENT_TTL_S = 15
 AGENT_KEEPALIVE_S = 5.0
 ANNOUNCE_RETRY_S = 1.0
+LOOPBACK = "127.0.0.1"
 
 
 class Agent:
@@ -49,7 +53,7 @@ class Agent:
         self._state_dir.mkdir(parents=True, exist_ok=True)
         self._leader = ""
 
-    def description(self) -> cluster_pb2.Agent:
+    def description(self, data_port: int) -> cluster_pb2.Agent:
         """What this agent announces: where it is and what it can do."""
         config = self._config
         offers = config.offers or [OfferConfig(name) for name in provider_names()]
@@ -58,22 +62,45 @@ class Agent:
             site=config.site or self._id,
             version=__version__,
             providers=[_provider_info(offer) for offer in offers],
-            data_address=config.data_advertise or config.data_bind,
+            data_address="" if config.inbound == "none" else join_address(self._advertise_host, data_port),
             projects=config.projects,
+            relay=config.relay,
         )
+
+    @property
+    def _advertise_host(self) -> str:
+        return self._config.data_advertise or self._config.data_bind
+
+    def _data_listener(self, relay: Relay) -> DataListener:
+        """On the port of the last run if it is free: running transfers know it."""
+        config, remembered = self._config, self._state_dir / "data_port"
+        last = remembered.read_text().strip() if remembered.exists() else ""
+        # who cannot be dialled has no use for a port that others see
+        host = LOOPBACK if config.inbound == "none" else config.data_bind
+        ports = PortRange.parse(config.data_ports)
+        listener = DataListener(
+            bind_data_socket(host, ports, prefer=int(last) if last.isdigit() else 0), relay, self._tls
+        )
+        remembered.write_text(f"{listener.port}\n")
+        return listener
 
     async def serve(self) -> None:
         """Run until cancelled; task processes end with it."""
+        allow_descriptors()
+        relay = Relay()
+        listener = self._data_listener(relay)
         workplace = Workplace(
             agent_id=self._id,
             state_dir=self._state_dir,
             tls=self._tls,
             bind_host=self._config.data_bind,
-            advertise_host=self._config.data_advertise or self._config.data_bind,
+            advertise_host=self._advertise_host,
             read_limit_bytes_per_s=self._config.read_limit_bytes_per_s,
+            data_ports=PortRange.parse(self._config.data_ports),
+            meeting_address=join_address(local_host(self._config.data_bind), listener.port),
         )
-        me = self.description()
-        session = ControlSession(me, self._tls, FenceJournal(self._state_dir), lambda: self._leader)
+        me = self.description(listener.port)
+        session = ControlSession(me, self._tls, FenceJournal(self._state_dir), lambda: self._leader, relay)
         supervisor = Supervisor(workplace, session)
         session.supervisor = supervisor
         supervisor.report = session.report
@@ -82,13 +109,14 @@ class Agent:
             client = await stack.enter_async_context(connect(self._config.etcd))
             if self._config.metrics_listen:
                 host, _, port = self._config.metrics_listen.rpartition(":")
-                metrics = _metrics(session, supervisor)
+                metrics = _metrics(session, supervisor, relay)
                 await stack.enter_async_context(
                     serve_metrics(
                         host, int(port), metrics, lambda: [] if session.connected else ["no session with a leader"]
                     )
                 )
             async with asyncio.TaskGroup() as group:
+                group.create_task(listener.serve())
                 group.create_task(supervisor.serve(ready))
                 await ready.wait()
                 group.create_task(self._announce(client, me))
@@ -127,12 +155,14 @@ class Agent:
                 log.warning("leader not followed", reason=down.message)
 
 
-def _metrics(session: ControlSession, supervisor: Supervisor) -> Metrics:
+def _metrics(session: ControlSession, supervisor: Supervisor, relay: Relay) -> Metrics:
     metrics = Metrics()
     running = metrics.gauge("agent_running_tasks", "Task processes of this agent")
     running.set_function(supervisor.running)
     connected = metrics.gauge("agent_connected", "1 while a control session with a leader stands")
     connected.set_function(lambda: float(session.connected))
+    joined = metrics.gauge("agent_relayed_connections", "Connections of other agents that are joined here now")
+    joined.set_function(relay.pairs)
     return metrics
 
 

@@ -16,6 +16,17 @@ if TYPE_CHECKING:  # task_state, which is pure, imports this module
     from coriolis.transfer.pace import Pace
 
 
+class RoadOrder(msgspec.Struct, frozen=True):
+    """How the bytes of both sides meet (``Road`` of agent_control.proto). Its representation hides the key."""
+
+    path: str = "dialled"
+    relay_address: str = ""
+    relay_key: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"RoadOrder({self.path!r}, {self.relay_address!r})"
+
+
 class Assignment(msgspec.Struct, frozen=True):
     """One part of a task for this agent (``Assign`` of agent_control.proto). ``input`` holds no secrets."""
 
@@ -34,6 +45,7 @@ class Assignment(msgspec.Struct, frozen=True):
     peer_address: str = ""
     peer_identity: str = ""
     allowed_identity: str = ""
+    road: RoadOrder = RoadOrder()
 
     @property
     def environment(self) -> dict[str, Any]:

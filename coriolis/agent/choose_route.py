@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
+import msgspec
 import structlog
 
 from coriolis.agent.lanes.tls_stream import dial
@@ -19,10 +17,32 @@ log = structlog.get_logger(__name__)
 
 Transport = Literal["auto", "grpc", "direct"]
 TRANSPORTS: tuple[Transport, ...] = ("auto", "grpc", "direct")
-PROBES = 2
 PROBE_TIMEOUT_S = 5.0
 
-AddressOf = Callable[[Literal["grpc", "direct"], int], str]
+
+class Road(Protocol):
+    """``coriolis.agent.road.SourceRoad``: host:port to dial for a service of the sink."""
+
+    @property
+    def path(self) -> str: ...
+
+    def address(self, service: Literal["grpc", "direct"], port: int) -> str: ...
+
+
+class Ways(msgspec.Struct, frozen=True):
+    """The ways to one sink: its road, the port of its gRPC server, our key material and its identity."""
+
+    road: Road
+    grpc_port: int
+    tls: TlsFiles
+    peer: str
+
+    @property
+    def path(self) -> str:
+        return self.road.path
+
+    def address(self, service: Literal["grpc", "direct"], direct_port: int = 0) -> str:
+        return self.road.address(service, direct_port if service == "direct" else self.grpc_port)
 
 
 def wanted_transport(environment: dict[str, object]) -> Transport:
@@ -34,40 +54,23 @@ def wanted_transport(environment: dict[str, object]) -> Transport:
     raise InvalidInput(f"transport {wanted!r} is none of {', '.join(TRANSPORTS)}")
 
 
-async def choose_route(wanted: Transport, tls: TlsFiles, peer: str, address_of: AddressOf, direct_port: int) -> Route:
-    """How to reach the sink. ``direct`` is the faster one wherever its port can be reached; asked for by name, it is
-    not replaced by anything. Raises Unavailable, Denied."""
-    grpc_address = address_of("grpc", 0)
-    if wanted == "grpc" or not direct_port:
-        return Route("grpc", grpc_address, peer, await round_trip_s(grpc_address))
-    direct_address = address_of("direct", direct_port)
-    try:
-        await asyncio.to_thread(_probe, direct_address, tls, peer)
-    except CoriolisError as unreachable:
-        if wanted == "direct":
-            raise
-        log.info("no direct transport", address=direct_address, reason=unreachable.message)
-        return Route("grpc", grpc_address, peer, await round_trip_s(grpc_address))
-    return Route("direct", direct_address, peer, await round_trip_s(direct_address))
+async def choose_route(wanted: Transport, ways: Ways, direct_port: int, rtt_s: float) -> Route:
+    """How to reach the sink, whose ``direct`` listener is on ``direct_port`` (0: it has none).
+
+    ``direct`` costs less wherever its port can be reached; asked for by name, it is not replaced by anything. Raises
+    Unavailable, Denied.
+    """
+    if wanted != "grpc" and direct_port:
+        address = ways.address("direct", direct_port)
+        try:
+            await asyncio.to_thread(_probe, address, ways.tls, ways.peer)
+            return Route("direct", address, ways.peer, rtt_s)
+        except CoriolisError as unreachable:
+            if wanted == "direct":
+                raise
+            log.info("no direct transport", address=address, reason=unreachable.message)
+    return Route("grpc", ways.address("grpc"), ways.peer, rtt_s)
 
 
 def _probe(address: str, tls: TlsFiles, peer: str) -> None:
     dial(address, tls, peer, timeout_s=PROBE_TIMEOUT_S).close()
-
-
-async def round_trip_s(address: str) -> float:
-    """The shorter of two TCP handshakes, seconds; 0 when none succeeds (a lane will tell why)."""
-    return await asyncio.to_thread(_handshake_s, address)
-
-
-def _handshake_s(address: str) -> float:
-    host, _, port = address.rpartition(":")
-    best = float("inf")
-    for _ in range(PROBES):
-        began = time.monotonic()
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S).close()
-        except OSError:
-            continue
-        best = min(best, time.monotonic() - began)
-    return best if best < float("inf") else 0.0

@@ -15,7 +15,8 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 import structlog
 
-from coriolis.agent.lanes.push_lane import ACKS_METHOD, DISK_KEY, GENERATION_KEY, PUSH_METHOD
+from coriolis.agent.data_port import PortRange, bind_data_socket, bind_server
+from coriolis.agent.lanes.grpc_lane import ACKS_METHOD, DISK_KEY, GENERATION_KEY, PUSH_METHOD
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration, Unavailable
 from coriolis.rpc.blocking import build_blocking_server
@@ -170,17 +171,18 @@ def start_listener(
     disks: Mapping[str, SinkDisk],
     allowed_identity: str,
     on_opened: OnOpened = lambda disk: None,
+    ports: PortRange | None = None,
 ) -> Listener:
-    """Servers on free ports of ``bind_host``. Call it in the event loop that serves the disks."""
-    direct = socket.create_server((bind_host, 0), backlog=64)
-    direct.setblocking(False)
+    """Servers on two free ports of ``bind_host`` (of ``ports``, if given). Call it in the disks' event loop."""
+    direct = bind_data_socket(bind_host, ports)
+    pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="transfer")
     try:
-        server, port = build_blocking_server(
-            f"{bind_host}:0",
-            tls,
-            ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="transfer"),
-            max_calls=MAX_THREADS,
-            max_message_bytes=DATA_MESSAGE_BYTES,
+        server, port = bind_server(
+            bind_host,
+            ports,
+            lambda at: build_blocking_server(
+                at, tls, pool, max_calls=MAX_THREADS, max_message_bytes=DATA_MESSAGE_BYTES
+            ),
         )
     except BaseException:
         direct.close()

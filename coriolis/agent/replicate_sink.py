@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from coriolis.agent.assignment import Assignment, TaskContext
+from coriolis.agent.data_port import join_address
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.hosts import SinkHosts
 from coriolis.agent.listener import start_listener
+from coriolis.agent.road import offer_road
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
 from coriolis.errors import TimedOut
@@ -88,12 +90,13 @@ async def _open_disks(context: TaskContext, target: VolumeTarget, stack: AsyncEx
 async def _listening(context: TaskContext, disks: Mapping[str, SinkDisk]) -> AsyncIterator[None]:
     place, allowed = context.workplace, context.assignment.allowed_identity
     hosts = SinkHosts(place.tls, allowed)
-    listener = start_listener(place.tls, place.bind_host, disks, allowed, hosts.attach)
+    listener = start_listener(place.tls, place.bind_host, disks, allowed, hosts.attach, place.data_ports)
     accepting = asyncio.create_task(listener.accept_direct(hosts.take))
     try:
         await hosts.start(list(disks.values()))
-        context.listening(f"{place.advertise_host}:{listener.port}")
-        yield
+        async with offer_road(context, {"grpc": listener.port, "direct": listener.direct_port}):
+            context.listening(join_address(place.advertise_host, listener.port))
+            yield
     finally:
         accepting.cancel()
         await asyncio.wait([accepting])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
-from coriolis.agent.assignment import Assignment, TaskContext
-from coriolis.agent.choose_route import AddressOf, choose_route, wanted_transport
+from coriolis.agent.assignment import TaskContext
+from coriolis.agent.choose_route import Transport, Ways, choose_route, wanted_transport
+from coriolis.agent.data_port import split_address
 from coriolis.agent.disk_journal import DiskJournal
+from coriolis.agent.disk_progress import ProgressReport
 from coriolis.agent.lanes.hosts import source_hosts
-from coriolis.agent.push_disk import Limits
+from coriolis.agent.push_disk import Limits, Route
 from coriolis.agent.replicate_sink import disk_file
+from coriolis.agent.road import open_road
 from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk, Wiring
 from coriolis.agent.tasks.endpoint import open_endpoint, snapshots_of
 from coriolis.errors import ChangeLogLost, NotFound, Unavailable
@@ -24,12 +26,10 @@ from coriolis.model.resource import ResourceKind
 from coriolis.providers.base import SnapshotSource
 from coriolis.providers.layers.throttle import throttled
 from coriolis.rpc.channel import open_channel
-from coriolis.rpc.gen.coriolis.v1 import types_pb2
 from coriolis.transfer.cells import cell_count, complement, covering_runs
 from coriolis.transfer.lane_count import MAX_LANES, MIN_LANES
 from coriolis.transfer.sender import Plan
 
-REPORT_S = 0.5
 MAX_CONTROL_BYTES = 16 << 20
 """An OpenDisk answer says for each of 64 million cells whether it is there."""
 
@@ -68,18 +68,24 @@ async def _send_disks(
     work = context.assignment
     folder = context.workplace.transfer_dir(work) / "source"
     reports: dict[str, ProgressReport] = {}
-    control = partial(
-        open_channel,
-        work.peer_address,
-        context.workplace.tls,
-        work.peer_identity,
-        max_message_bytes=MAX_CONTROL_BYTES,
-        own_connection=True,
-    )
     transport = wanted_transport(work.environment)
-    async with source_hosts(context.workplace.tls) as hosts, AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        choose = partial(choose_route, transport, context.workplace.tls, work.peer_identity, _address_of(work))
-        limits = Limits(max(MIN_LANES, MAX_LANES // len(snapshot.disks)), len(os.sched_getaffinity(0)))
+    lanes = max(MIN_LANES, MAX_LANES // len(snapshot.disks))
+    limits = Limits(lanes, len(os.sched_getaffinity(0)))
+    async with (
+        AsyncExitStack() as stack,
+        open_road(context) as road,
+        source_hosts(context.workplace.tls) as hosts,
+        asyncio.TaskGroup() as group,
+    ):
+        ways = Ways(road, split_address(work.peer_address)[1], context.workplace.tls, work.peer_identity)
+        control = partial(
+            open_channel,
+            ways.address("grpc"),
+            context.workplace.tls,
+            work.peer_identity,
+            max_message_bytes=MAX_CONTROL_BYTES,
+            own_connection=True,
+        )
         for index, disk in enumerate(snapshot.disks):
             journal = await asyncio.to_thread(DiskJournal, folder / disk_file(disk.disk_id, index, "journal"))
             stack.enter_context(journal)
@@ -96,9 +102,9 @@ async def _send_disks(
                 disk.size_bytes,
                 snapshot.identity,
             )
-            sending = SourceDisk(
-                what, reader, journal, Wiring(control, hosts, choose, limits, context.pace(disk.disk_id))
-            )
+            choose = partial(_choose, context, disk.disk_id, ways, transport)
+            wiring = Wiring(control, hosts, choose, limits, context.pace(disk.disk_id))
+            sending = SourceDisk(what, reader, journal, wiring)
             task = group.create_task(sending.send(plan))
             report = ProgressReport(context, sending, plan.plan.total_bytes(disk.size_bytes))
             reports[disk.disk_id] = report
@@ -106,13 +112,14 @@ async def _send_disks(
     return {disk_id: report.final() for disk_id, report in reports.items()}
 
 
-def _address_of(work: Assignment) -> AddressOf:
-    host = work.peer_address.rpartition(":")[0]
-
-    def address(service: str, port: int) -> str:
-        return f"{host}:{port}" if service == "direct" else work.peer_address
-
-    return address
+async def _choose(
+    context: TaskContext, disk_id: str, ways: Ways, wanted: Transport, direct_port: int, rtt_s: float
+) -> Route:
+    route = await choose_route(wanted, ways, direct_port, rtt_s)
+    context.event(
+        f"disk {disk_id}: sent by the {route.transport} transport, path {ways.path}, round trip {rtt_s * 1000:.1f} ms"
+    )
+    return route
 
 
 async def _plan(
@@ -137,66 +144,3 @@ def _changed_plan(changed: Sequence[Extent], size: int) -> Plan:
     """Cells touched by changed ranges, whatever their kind: reading tells what they hold now."""
     touched = covering_runs([Extent(extent.offset, extent.length) for extent in changed], size)
     return Plan(tuple(touched))
-
-
-class ProgressReport:
-    """Reports one disk's progress twice a second, and once more at its end."""
-
-    def __init__(self, context: TaskContext, disk: SourceDisk, total_bytes: int) -> None:
-        self._context = context
-        self._disk = disk
-        self._total = total_bytes
-        self._began = time.monotonic()
-        self._rate = 0.0
-        self._last = (self._began, 0)
-
-    async def until(self, sending: asyncio.Task[None]) -> None:
-        while not sending.done():
-            await asyncio.wait([sending], timeout=REPORT_S)
-            self._report()
-
-    def final(self) -> dict[str, int]:
-        """What stays known of the pass when nobody remembers its progress any more."""
-        assert self._disk.sender is not None
-        stats = self._disk.sender.stats
-        return {
-            "total_bytes": self._total,
-            "read_bytes": stats.read_bytes,
-            "sent_bytes": stats.sent_bytes,
-            "zero_bytes": stats.zero_bytes,
-        }
-
-    def _report(self) -> None:
-        sender = self._disk.sender
-        if sender is None:
-            return
-        done = sender.covered_bytes()
-        now = time.monotonic()
-        before, done_before = self._last
-        if now > before:
-            # smoothed over some seconds, so that the estimate does not jump with every flush
-            self._rate += 0.3 * ((done - done_before) / (now - before) - self._rate)
-        self._last = (now, done)
-        what, work = self._disk.what, self._context.assignment
-        left = self._total - done
-        self._context.progress(
-            types_pb2.DiskProgress(
-                task_id=work.task_id,
-                instance=work.instance,
-                disk_id=what.disk_id,
-                total_bytes=self._total,
-                # all but the last byte until the seal: 100% is a promise
-                done_bytes=done if self._disk.sealed else max(0, min(done, self._total - 1)),
-                read_bytes=sender.stats.read_bytes,
-                sent_bytes=sender.stats.wire_bytes,
-                written_bytes=sender.stats.sent_bytes - sender.in_flight_bytes
-                if sender.stats.sent_bytes > sender.in_flight_bytes
-                else 0,
-                zero_bytes=sender.stats.zero_bytes,
-                durable_bytes=sender.durable_bytes,
-                rate_bytes_per_s=max(0, int(self._rate)),
-                eta_s=left / self._rate if self._rate > 1 else (0.0 if left == 0 else -1.0),
-                sealed=self._disk.sealed,
-                pass_number=what.pass_number,
-            )
-        )

@@ -11,9 +11,11 @@ from typing import Any
 import grpc
 import structlog
 
-from coriolis.agent.assignment import Assignment
+from coriolis.agent.assignment import Assignment, RoadOrder
 from coriolis.agent.child_protocol import Rates
 from coriolis.agent.journal import FenceJournal
+from coriolis.agent.probe import probe_peers
+from coriolis.agent.relay import Relay
 from coriolis.agent.supervisor import Supervisor
 from coriolis.errors import CoriolisError, NotLeader, StaleEpoch, StaleGeneration, TimedOut, Unavailable
 from coriolis.rpc.channel import open_channel
@@ -42,11 +44,13 @@ class ControlSession:
         tls: TlsFiles,
         journal: FenceJournal,
         leader: Callable[[], str],
+        relay: Relay,
     ) -> None:
         self._agent = agent
         self._tls = tls
         self._journal = journal
         self._leader = leader
+        self._relay = relay
         self._stub: agent_control_pb2_grpc.AgentControlServiceAsyncStub | None = None
         self._connected = asyncio.Event()
         self._outbound: asyncio.Queue[pb.SessionRequest] = asyncio.Queue(OUTBOUND_MESSAGES)
@@ -162,6 +166,8 @@ class ControlSession:
                 async with asyncio.TaskGroup() as group:
                     beat = group.create_task(self._beat())
                     async for message in messages:
+                        if message.WhichOneof("message") == "probe_peers":
+                            group.create_task(self._probe(message.probe_peers))
                         self._take(message)
                     beat.cancel()
             finally:
@@ -191,8 +197,13 @@ class ControlSession:
             case "ack":
                 if message.ack.state in ("COMPLETED", "FAILED"):
                     self.supervisor.acknowledged(message.ack.assignment_id)
+            case "relay_sessions":
+                self._relay.set_keys(message.relay_sessions.keys)
             case _:
                 pass
+
+    async def _probe(self, wish: pb.ProbePeers) -> None:
+        self._queue(pb.SessionRequest(probe_results=await probe_peers(wish.targets, self._tls)))
 
     def _assign(self, message: pb.Assign) -> None:
         assert self.supervisor is not None
@@ -212,6 +223,7 @@ class ControlSession:
             peer_address=message.peer_address,
             peer_identity=message.peer_identity,
             allowed_identity=message.allowed_identity,
+            road=RoadOrder(message.road.path or "dialled", message.road.relay_address, message.road.relay_key),
         )
         try:
             self._journal.admit_task(message.epoch, f"{message.task_id}:{message.role}", message.generation)

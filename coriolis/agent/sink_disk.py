@@ -10,7 +10,8 @@ import msgspec
 import structlog
 
 from coriolis.agent.disk_journal import DiskJournal
-from coriolis.agent.lanes.cell_io import CellWriter, DescriptorWriter, LoopWriter
+from coriolis.agent.lanes.cell_io import CellWriter, DescriptorWriter
+from coriolis.agent.lanes.loop_io import LoopWriter
 from coriolis.agent.lanes.messages import DiskFailed, FromHost, Refused, Wrote
 from coriolis.agent.lanes.sink_host import ServedDisk, take_frame
 from coriolis.agent.lanes.touched import touched_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -11,9 +12,9 @@ import msgspec
 import structlog
 
 from coriolis.agent.disk_journal import DiskJournal
+from coriolis.agent.lanes.grpc_lane import ACKS_METHOD
 from coriolis.agent.lanes.hosts import SourceHosts
 from coriolis.agent.lanes.messages import AttachDisk
-from coriolis.agent.lanes.push_lane import ACKS_METHOD
 from coriolis.agent.push_disk import Limits, PushDisk, Route
 from coriolis.errors import Corrupt
 from coriolis.providers.base import BlockReader
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 Answer = TypeVar("Answer")
 
 COMPARE_BATCH_CELLS = 64
+ROUND_TRIPS = 3
 CALL_TIMEOUT_S = 600.0
 """One comparison or seal may read and flush a lot; a stalled sink is found by the lanes."""
 
@@ -56,11 +58,12 @@ class PassDisk(msgspec.Struct, frozen=True):
 
 
 class Wiring(msgspec.Struct, frozen=True):
-    """What a disk needs of its task. ``choose_route`` gets the sink's direct port (0: none)."""
+    """What a disk needs of its task. ``choose_route`` gets the sink's direct port (0: none) and the round trip in
+    seconds."""
 
     open_control: Callable[[], grpc.aio.Channel]
     hosts: SourceHosts
-    choose_route: Callable[[int], Awaitable[Route]]
+    choose_route: Callable[[int, float], Awaitable[Route]]
     limits: Limits
     pace: Pace
 
@@ -94,7 +97,8 @@ class SourceDisk:
             self.sender = sender
             await self._skip_known(stub, sender, table, opened, disk_plan)
             if not sender.exhausted:
-                await self._push_all(control, sender, opened.direct_port)
+                self.route = await self._wiring.choose_route(opened.direct_port, await self._round_trip_s(stub))
+                await self._push_all(control, sender, self.route)
             await self._seal(stub, sender)
 
     async def _open(self, stub: transfer_pb2_grpc.TransferServiceAsyncStub) -> pb.OpenDiskResponse:
@@ -175,11 +179,20 @@ class SourceDisk:
                 equal.set_zero(Run(cell, 1))
         sender.skip(equal, equal.known_runs())
 
+    async def _round_trip_s(self, stub: transfer_pb2_grpc.TransferServiceAsyncStub) -> float:
+        """The quickest of some calls that ask for nothing: a path's round trip and a millisecond or two."""
+        request = pb.CompareCellsRequest(disk_id=self.what.disk_id, generation=self.what.generation)
+        best = float("inf")
+        for _ in range(ROUND_TRIPS):
+            began = time.monotonic()
+            await _call(stub.CompareCells(request, timeout=CALL_TIMEOUT_S))
+            best = min(best, time.monotonic() - began)
+        return best
+
     # -- sending ------------------------------------------------------------------------------------------------
 
-    async def _push_all(self, control: grpc.aio.Channel, sender: Sender, direct_port: int) -> None:
+    async def _push_all(self, control: grpc.aio.Channel, sender: Sender, route: Route) -> None:
         what, wiring = self.what, self._wiring
-        route = self.route = await wiring.choose_route(direct_port)
         links = await wiring.hosts.links_for(AttachDisk(what.disk_id, what.size_bytes, what.generation), self._reader)
         acks = control.unary_stream(ACKS_METHOD, pb.AcksRequest.SerializeToString, None)
         request = pb.AcksRequest(disk_id=what.disk_id, generation=what.generation)

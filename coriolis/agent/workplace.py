@@ -8,11 +8,16 @@ from pathlib import Path
 import msgspec
 
 from coriolis.agent.assignment import Assignment
+from coriolis.agent.data_port import PortRange
 from coriolis.rpc.tls import TlsFiles
 
 
 class Workplace(msgspec.Struct, frozen=True):
-    """Where a task runs. ``state_dir`` is the agent's own, ``bind_host`` and ``advertise_host`` for data listeners."""
+    """Where a task runs. ``state_dir`` is the agent's own, ``bind_host`` and ``advertise_host`` for data listeners.
+
+    ``data_ports``: those that data listeners may use; None: any. ``meeting_address``: host:port of the agent's own data
+    port as its tasks reach it, empty without one.
+    """
 
     agent_id: str
     state_dir: Path
@@ -20,6 +25,8 @@ class Workplace(msgspec.Struct, frozen=True):
     bind_host: str = "127.0.0.1"
     advertise_host: str = "127.0.0.1"
     read_limit_bytes_per_s: int = 0
+    data_ports: PortRange | None = None
+    meeting_address: str = ""
 
     def transfer_dir(self, assignment: Assignment) -> Path:
         """Journals, conversion state of one machine; gone after the job."""

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("coriolis.cli.verify:verify", "Re-read the volumes of a finished migration."),
     "limit": ("coriolis.cli.limits:limit", "Limit bandwidth per agent, link and migration, by a weekly calendar."),
     "secret": ("coriolis.cli.secrets:secret", "Store connection infos, to be named instead of repeated."),
+    "link": ("coriolis.cli.links:link", "See how sites reach each other: path, round trip, speed, limit."),
     "agent": ("coriolis.cli.agents:agent", "Run an agent, or list agents."),
     "coordinator": ("coriolis.cli.coordinators:coordinator", "Run a coordinator, or list coordinators."),
     "gateway": ("coriolis.cli.gateway_role:gateway", "Run a REST gateway."),

@@ -19,7 +19,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 FORMATS = ("table", "json", "yaml")
-STYLES = {"COMPLETED": "green", "UP": "green", "ERROR": "red", "DOWN": "red", "DIFFERS": "red", "CANCELED": "yellow"}
+STYLES = {
+    "COMPLETED": "green",
+    "UP": "green",
+    "OPEN": "green",
+    "CLOSED": "red",
+    "ERROR": "red",
+    "DOWN": "red",
+    "DIFFERS": "red",
+    "CANCELED": "yellow",
+}
 
 
 def output_option(command: Command) -> Command:

@@ -187,6 +187,7 @@ class Coordinator:
                 group.create_task(driver.serve(ready))
                 await ready.wait()
                 group.create_task(check_lost_agents(driver, sessions, directory))
+                group.create_task(sessions.roads.serve(driver.all_runs))
                 group.create_task(Janitor(driver).serve())
                 group.create_task(bandwidth.serve())
                 self._gate.open(

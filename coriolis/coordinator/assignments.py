@@ -12,7 +12,7 @@ from coriolis.coordinator.events import AssignPart
 from coriolis.coordinator.placement import side_of
 from coriolis.errors import InvalidInput
 from coriolis.model.job import InstanceRun, Migration
-from coriolis.model.task import Role, Side, Task
+from coriolis.model.task import Road, Role, Side, Task
 from coriolis.rpc.gen.coriolis.v1 import agent_control_pb2 as pb
 
 
@@ -55,6 +55,7 @@ def assign_message(
     epoch: int,
     identity_of: Callable[[str], str],
     rates: dict[str, Any] | None = None,
+    relay_key: bytes = b"",
 ) -> pb.Assign:
     """What ``command`` tells the agent. ``identity_of`` gives the certificate identity of a connected agent.
 
@@ -83,4 +84,10 @@ def assign_message(
         peer_address=sink.address if sink and command.role is Role.SOURCE else "",
         peer_identity=identity_of(sink.agent_id) if sink and command.role is Role.SOURCE else "",
         allowed_identity=identity_of(source.agent_id) if source and command.role is Role.SINK else "",
+        road=road_message(task.road, relay_key) if task.road else None,
     )
+
+
+def road_message(road: Road, relay_key: bytes) -> pb.Road:
+    """What both sides are told; ``relay_key`` only where they meet."""
+    return pb.Road(path=road.path, relay_address=road.address, relay_key=relay_key if road.meeting else b"")

@@ -13,11 +13,12 @@ import structlog
 from prometheus_client import Gauge
 
 from coriolis.clock import Clock, wire_time
+from coriolis.coordinator.agent_session import AgentSession
 from coriolis.coordinator.assignments import assignment_id
 from coriolis.coordinator.directory import AgentDirectory
 from coriolis.coordinator.driver import Driver
 from coriolis.coordinator.progress import ProgressBoard
-from coriolis.coordinator.sessions import AgentSession, Sessions, handed_out
+from coriolis.coordinator.sessions import Sessions, handed_out
 from coriolis.coordinator.shares import DiskKey, DiskUse, LimitKey, SourceTask, UseMeter, share, worth_telling
 from coriolis.coordinator.store import LimitStore
 from coriolis.errors import InvalidInput, NotFound, QuotaExceeded

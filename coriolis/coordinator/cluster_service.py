@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from coriolis.coordinator import keys
 from coriolis.coordinator.directory import AgentDirectory
 from coriolis.coordinator.job_service import check_project
 from coriolis.coordinator.leadership import current_leader
+from coriolis.coordinator.link_view import Limit, links, no_limit
 from coriolis.coordinator.sessions import Sessions
 from coriolis.etcd.client import EtcdClient
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2 as pb
@@ -23,10 +25,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
     """The leader's view; ``GetLeader`` alone is answered by every coordinator (see app)."""
 
-    def __init__(self, client: EtcdClient, directory: AgentDirectory, sessions: Sessions) -> None:
+    def __init__(
+        self, client: EtcdClient, directory: AgentDirectory, sessions: Sessions, link_limit: Limit = no_limit
+    ) -> None:
         self._client = client
         self._directory = directory
         self._sessions = sessions
+        self._link_limit = link_limit
 
     async def GetLeader(self, request: pb.GetLeaderRequest, context: Context) -> pb.GetLeaderResponse:
         record = await current_leader(self._client)
@@ -48,6 +53,18 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:
         return pb.ListAgentsResponse(agents=self._directory.agents(self._sessions.connected()))
+
+    async def ListLinks(self, request: pb.ListLinksRequest, context: Context) -> pb.ListLinksResponse:
+        roads, now = self._sessions.roads, asyncio.get_running_loop().time()
+        found = links(
+            roads.peers(),
+            roads.known,
+            lambda link: roads.speeds.now(link, now),
+            lambda link: roads.speeds.best(link, now),
+            request.project_id,
+            self._link_limit,
+        )
+        return pb.ListLinksResponse(links=found)
 
 
 class SecretService(endpoint_pb2_grpc.SecretServiceServicer):

@@ -21,14 +21,16 @@ from coriolis.coordinator.events import (
     PartFailed,
     Placed,
     PlacementFailed,
+    PlacementWaits,
     RunEnded,
     WithdrawPart,
 )
+from coriolis.coordinator.placement import NotPlaced
 from coriolis.coordinator.scheduler import step
 from coriolis.coordinator.store import JobStore, StoredRun
 from coriolis.errors import CoriolisError, NotFound, StaleEpoch, Unavailable
 from coriolis.model.job import InstanceRun, Migration, combined_status, run_status
-from coriolis.model.task import ASSIGNED, Role, Task, TaskStatus
+from coriolis.model.task import ASSIGNED, Task, TaskStatus
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +45,8 @@ RunKey = tuple[str, int]
 class Dispatcher(Protocol):
     """The way to the agents."""
 
-    async def place(self, migration: Migration, run: InstanceRun, task: Task) -> dict[Role, str] | None:
-        """Agents for the task now, or None."""
+    async def place(self, migration: Migration, run: InstanceRun, task: Task) -> Placed | NotPlaced:
+        """Agents for the task now, or why there are none."""
         ...
 
     async def agents_changed(self, timeout_s: float) -> None:
@@ -258,18 +260,20 @@ class Driver:
             if task.status is not TaskStatus.PENDING:
                 return
             try:
-                agents = await self._dispatcher.place(live.migration, live.run, task)
+                answer = await self._dispatcher.place(live.migration, live.run, task)
             except CoriolisError as refused:
                 await self._feed_quietly(key, PlacementFailed(task.id, refused.message))
                 return
-            if agents is not None:
-                await self._feed_quietly(key, Placed(task.id, agents))
+            if isinstance(answer, Placed):
+                await self._feed_quietly(key, answer)
                 return
             left = deadline - self._clock.monotonic()
             if left <= 0:
-                message = f"no agent that serves this endpoint was there for {AGENT_WAIT_S:.0f} s"
+                message = f"{answer.reason} (waited {AGENT_WAIT_S:.0f} s)"
                 await self._feed_quietly(key, PlacementFailed(task.id, message))
                 return
+            if answer.tell:
+                await self._feed_quietly(key, PlacementWaits(task.id, answer.reason))
             await self._dispatcher.agents_changed(min(left, 5.0))
 
     async def cancel(self, migration_id: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from coriolis.model.job import LedgerEntry
-from coriolis.model.task import Role, TaskEvent
+from coriolis.model.task import Road, Role, TaskEvent
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -15,10 +15,22 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """Agents were found for a pending task; ``agents`` maps each role to an agent id."""
+    """Agents were found for a pending task; ``agents`` maps each role to an agent id.
+
+    ``road`` for a task of two agents, ``note`` says it to people.
+    """
 
     task_id: str
     agents: dict[Role, str]
+    road: Road | None = None
+    note: str = ""
+
+
+class PlacementWaits(msgspec.Struct, frozen=True):
+    """Agents are there, but something that an operator can change keeps the task from them."""
+
+    task_id: str
+    message: str
 
 
 class PlacementFailed(msgspec.Struct, frozen=True):
@@ -99,6 +111,7 @@ class InstanceCommitted(msgspec.Struct, frozen=True):
 Event = (
     Begin
     | Placed
+    | PlacementWaits
     | PlacementFailed
     | PartStarted
     | SinkListening

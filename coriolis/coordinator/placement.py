@@ -45,6 +45,13 @@ class Candidate(msgspec.Struct, frozen=True):
         return any(offer.type == provider and offer.match for offer in self.offers)
 
 
+class NotPlaced(msgspec.Struct, frozen=True):
+    """Not now. ``reason``: one sentence; ``tell``: an operator can change it, so the task's events shall say it."""
+
+    reason: str
+    tell: bool = False
+
+
 class Need(msgspec.Struct, frozen=True):
     """What one side of a task needs of an agent."""
 

@@ -31,8 +31,9 @@ MAX_REQUEST_ID_CHARS = 128
 COMMON_SOURCE: dict[str, Any] = {
     "shutdown_grace_s": {"type": "number", "minimum": 0, "maximum": 3600},
     "allow_power_off": {"type": "boolean"},
+    "transport": {"enum": ["auto", "grpc", "direct"]},
 }
-"""Members of every source_environment: how the origin is stopped for the last pass."""
+"""Members of every source_environment: how the origin is stopped for the last pass, and how disk data travels."""
 COMMON_DESTINATION: dict[str, Any] = {
     "start_instance": {"type": "boolean"},
     "instance_name": {"type": "string", "minLength": 1, "maxLength": 255},

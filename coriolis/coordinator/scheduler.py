@@ -25,6 +25,7 @@ from coriolis.coordinator.events import (
     PartStarted,
     Placed,
     PlacementFailed,
+    PlacementWaits,
     ResidueRemoved,
     ResourceRecorded,
     RunEnded,
@@ -97,6 +98,8 @@ def _apply(run: InstanceRun, event: Event, now: str) -> Step:
             return _placed(run, event, now)
         case ResidueRemoved(entry):
             return _residue_removed(run, entry, now), []
+        case PlacementWaits(task_id, message):
+            return _placement_waits(run, run.task(task_id), message, now), []
         case PlacementFailed(task_id, message):
             task = run.task(task_id)
             if task.status is not TaskStatus.PENDING:
@@ -184,10 +187,19 @@ def _placed(run: InstanceRun, event: Placed, now: str) -> Step:
         return run, []
     roles = roles_of(task)
     parts = tuple(Part(role, event.agents[role]) for role in roles)
-    task = msgspec.structs.replace(task, parts=parts, generation=_next_generation(run, task))
+    task = msgspec.structs.replace(task, parts=parts, generation=_next_generation(run, task), road=event.road)
     task = _move(task, TaskStatus.STARTING, now)
+    if event.note:
+        task = _with_events(task, (_event(task, "INFO", event.note, now),))
     first = parts[0]
     return _put(run, task, now), [AssignPart(task.id, first.role, first.agent_id, task.generation)]
+
+
+def _placement_waits(run: InstanceRun, task: Task, message: str, now: str) -> InstanceRun:
+    """Said once: it is asked again every few seconds."""
+    if task.status is not TaskStatus.PENDING or (task.events and task.events[-1].message == message[:1024]):
+        return run
+    return _put(run, _with_events(task, (_event(task, "WARNING", message, now),)), now)
 
 
 def _next_generation(run: InstanceRun, task: Task) -> int:

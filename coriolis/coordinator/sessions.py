@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import structlog
 
+from coriolis.coordinator.agent_session import AgentSession
 from coriolis.coordinator.assignments import assign_message, assignment_id, parse_assignment_id
 from coriolis.coordinator.driver import Driver
 from coriolis.coordinator.events import (
@@ -19,12 +20,14 @@ from coriolis.coordinator.events import (
     PartCompleted,
     PartFailed,
     PartStarted,
+    Placed,
     ResourceRecorded,
     SinkListening,
     WithdrawPart,
 )
-from coriolis.coordinator.placement import Candidate, Need, Offer, choose, last_agent, side_of
+from coriolis.coordinator.placement import Candidate, Need, NotPlaced, choose, last_agent, side_of
 from coriolis.coordinator.progress import ProgressBoard
+from coriolis.coordinator.roads import Roads
 from coriolis.coordinator.vault import Vault
 from coriolis.errors import Denied, InvalidInput, NotFound, StaleEpoch, StaleGeneration, from_code
 from coriolis.model.job import InstanceRun, LedgerEntry, Migration, ResourceState
@@ -35,41 +38,12 @@ from coriolis.rpc.identity import Identity, peer_identity
 
 log = structlog.get_logger(__name__)
 
-OUTBOUND_MESSAGES = 10_000
 SILENCE_S = 15.0
 RETURN_GRACE_S = 30.0
 """How long a task waits for the agent that worked on it before, when others could take over."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class AgentSession:
-    """One connected agent."""
-
-    def __init__(self, agent: cluster_pb2.Agent, identity: Identity) -> None:
-        self.agent = agent
-        self.identity = identity
-        self.outbound: asyncio.Queue[pb.SessionResponse | None] = asyncio.Queue(OUTBOUND_MESSAGES)
-        self.running = 0
-        self.last_heard = asyncio.get_running_loop().time()
-
-    def send(self, message: pb.SessionResponse) -> bool:
-        """False when the agent does not read: its session is about to end."""
-        try:
-            self.outbound.put_nowait(message)
-        except asyncio.QueueFull:
-            return False
-        return True
-
-    def send_end(self) -> None:
-        """Let the writer end the stream; a full queue means nobody reads it."""
-        if self.outbound.full():
-            self.outbound.get_nowait()
-        self.outbound.put_nowait(None)
-
-    def candidate(self) -> Candidate:
-        offers = tuple(Offer(info.type, tuple(json.loads(info.match_json or "[]"))) for info in self.agent.providers)
-        return Candidate(self.agent.id, offers, self.running, tuple(self.agent.projects))
+Agents = dict[Role, str]
 
 
 class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
@@ -86,22 +60,40 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         self.driver: Driver | None = None
         self.initial_rates: Callable[[str], dict[str, Any]] | None = None
         """What the source part of a task may send from its beginning (coriolis.coordinator.bandwidth)."""
+        self.roads = Roads(self.send, vault.relay_key)
 
     # -- Dispatcher ---------------------------------------------------------------------------------------------
 
-    async def place(self, migration: Migration, run: InstanceRun, task: Task) -> dict[Role, str] | None:
+    async def place(self, migration: Migration, run: InstanceRun, task: Task) -> Placed | NotPlaced:
         needs = {
             Side.ORIGIN: Need(migration.transfer.origin.type, await self._shown(migration, Side.ORIGIN)),
             Side.DESTINATION: Need(migration.transfer.destination.type, await self._shown(migration, Side.DESTINATION)),
         }
-        chosen = choose(run, task, needs, [session.candidate() for session in self._sessions.values()])
+        candidates = [session.candidate() for session in self._sessions.values()]
+        chosen = choose(run, task, needs, candidates)
         if chosen is None:
-            return None
+            return NotPlaced("no agent that serves this endpoint is connected")
         for role, agent_id in chosen.items():
             before = last_agent(run, side_of(task, role))
             if before and agent_id != before and self._may_return(before):
-                return None
-        return chosen
+                return NotPlaced(f"agent {before}, which worked on this before, may come back")
+        return self._with_road(run, task, needs, candidates, chosen)
+
+    def _with_road(
+        self, run: InstanceRun, task: Task, needs: Mapping[Side, Need], candidates: Sequence[Candidate], chosen: Agents
+    ) -> Placed | NotPlaced:
+        if Role.SINK not in chosen:
+            return Placed(task.id, chosen)
+        first = self.roads.placed(task, run.project_id, chosen)
+        if isinstance(first, Placed) or not first.tell:
+            return first
+        # others near the same endpoints may reach each other where the best ones do not
+        for absent in chosen.values():
+            other = choose(run, task, needs, [each for each in candidates if each.agent_id != absent])
+            found = self.roads.placed(task, run.project_id, other, sure=True) if other else first
+            if isinstance(found, Placed):
+                return found
+        return first
 
     async def _shown(self, migration: Migration, side: Side) -> dict[str, Any]:
         return await self._vault.connection_info(migration, side)
@@ -122,12 +114,21 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         if session is None:
             return False
         rates = self.initial_rates(command.task_id) if self.initial_rates and command.role is Role.SOURCE else None
-        message = assign_message(migration, run, command, self.epoch, self._identity_of, rates)
+        task = run.task(command.task_id)
+        if task.road is not None and task.road.meeting:
+            self.roads.hand_out_keys(self._driver.all_runs())
+        key = self._vault.relay_key(task.id, command.generation)
+        message = assign_message(migration, run, command, self.epoch, self._identity_of, rates=rates, relay_key=key)
         return session.send(pb.SessionResponse(assign=message))
 
     def of_agent(self, agent_id: str) -> AgentSession | None:
         """The agent's session now."""
         return self._sessions.get(agent_id)
+
+    def send(self, agent_id: str, message: pb.SessionResponse) -> bool:
+        """False without a session, or when the agent does not read."""
+        session = self._sessions.get(agent_id)
+        return session is not None and session.send(message)
 
     def _identity_of(self, agent_id: str) -> str:
         session = self._sessions.get(agent_id)
@@ -193,6 +194,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         if old is not None:
             old.send_end()
         self._gone_since.pop(agent.id, None)
+        self.roads.opened(session.peer())
         self._signal()
         log.info("agent connected", agent=agent.id, site=agent.site)
         return session
@@ -201,6 +203,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
         if self._sessions.get(session.agent.id) is session:
             del self._sessions[session.agent.id]
             self._gone_since[session.agent.id] = asyncio.get_running_loop().time()
+            self.roads.closed(session.agent.id)
             self._signal()
             log.info("agent disconnected", agent=session.agent.id)
 
@@ -232,6 +235,9 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
                         await self._update(session, message.update)
                     case "progress":
                         await self._progress(message.progress)
+                    case "probe_results":
+                        self.roads.take_results(session.agent.id, message.probe_results)
+                        self._signal()
                     case _:
                         pass
         except StaleEpoch:
@@ -312,6 +318,7 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
                 key = self._driver.key_of(disk.task_id)
             except NotFound:
                 continue
+            self.roads.moved(self._driver.run_of(disk.task_id).task(disk.task_id), disk)
             self._board.report(key[0], disk)
         for each in batch.events:
             task_id, _, generation = parse_assignment_id(each.assignment_id)

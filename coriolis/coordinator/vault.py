@@ -26,6 +26,10 @@ class Vault:
         sealed = self._box.seal(json.dumps(connection_info).encode(), execution_id.encode())
         return base64.b64encode(sealed).decode()
 
+    def relay_key(self, task_id: str, generation: int) -> bytes:
+        """The key of one attempt of one task: any leader computes the same, and nothing has to be stored."""
+        return self._box.derive(f"relay:{task_id}:{generation}")
+
     async def resolve_secret(self, project_id: str, secret_id: str) -> dict[str, Any]:
         """The object a secret stands for. Raises NotFound, InvalidInput when it is not a JSON object."""
         payload = await self._store.get(project_id, secret_id)

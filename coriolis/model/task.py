@@ -81,6 +81,17 @@ class TaskEvent(msgspec.Struct, frozen=True):
     created_at: str
 
 
+class Road(msgspec.Struct, frozen=True):
+    """How the connections of a source reach its sink: ``dialled``, ``reverse`` or ``relay``.
+
+    ``meeting``: the agent where both meet, and ``address`` its data port; both empty when dialled.
+    """
+
+    path: str
+    meeting: str = ""
+    address: str = ""
+
+
 class Part(msgspec.Struct, frozen=True):
     """One agent's share of an assigned task."""
 
@@ -107,6 +118,8 @@ class Task(msgspec.Struct, frozen=True):
     attempts: int = 0
     """Attempts in a row that ended without progress."""
     parts: tuple[Part, ...] = ()
+    road: Road | None = None
+    """Of the current attempt of a task of two agents."""
     error_code: str = ""
     exception_details: str = ""
     events: tuple[TaskEvent, ...] = ()

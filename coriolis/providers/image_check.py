@@ -15,7 +15,7 @@ from oslo_utils.imageutils import format_inspector
 
 from coriolis.errors import Corrupt, HostileImage, InvalidInput, Unsupported
 from coriolis.providers.block.os_errors import from_os_error
-from coriolis.providers.block.raw_file import size_of
+from coriolis.providers.block.raw_io import size_of
 from coriolis.providers.image_headers import View, check_qcow2, check_vhd, detect
 from coriolis.providers.image_headers_vmware_hyperv import check_vhdx, check_vmdk, metadata_end
 

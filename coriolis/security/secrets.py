@@ -8,6 +8,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -46,6 +47,7 @@ class SecretBox:
         if len(key) != KEY_BYTES:
             raise InvalidInput(f"a secret box key has {KEY_BYTES} bytes, not {len(key)}")
         self._cipher = AESGCM(key)
+        self._derivation = hmac.digest(key, b"coriolis derived keys", "sha256")
 
     @classmethod
     def from_key_file(cls, path: Path, *, create: bool = False) -> SecretBox:
@@ -60,6 +62,10 @@ class SecretBox:
         if mode & 0o077:
             raise InvalidInput(f"secret key file {path} may be read by others; set its mode to 0600")
         return cls(key)
+
+    def derive(self, purpose: str) -> bytes:
+        """32 bytes that only holders of the key can compute; the same for the same purpose, independent of others."""
+        return hmac.digest(self._derivation, purpose.encode(), "sha256")
 
     def seal(self, plain: bytes, associated_data: bytes) -> bytes:
         """``associated_data`` is not stored; ``open`` needs the same."""

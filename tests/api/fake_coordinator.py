@@ -308,6 +308,30 @@ class _Cluster(cluster_pb2_grpc.ClusterServiceServicer):
         ]
         return cluster_pb2.ListAgentsResponse(agents=agents)
 
+    async def ListLinks(self, request: Any, context: Any) -> Any:
+        self._me.enter("ListLinks")
+        relayed = cluster_pb2.Link(
+            origin_site="a",
+            destination_site="b",
+            agents=["agent-a", "agent-b"],
+            path="relay",
+            relay="agent-c",
+            rtt_ms=12.3456,
+            speed_bytes_per_s=5 << 20,
+            best_speed_bytes_per_s=9 << 20,
+            state="OPEN",
+            why="path relay: agent-a and agent-b both dial agent-c",
+        )
+        closed = cluster_pb2.Link(
+            origin_site="b",
+            destination_site="a",
+            agents=["agent-b", "agent-a"],
+            rtt_ms=-1,
+            state="CLOSED",
+            why="neither agent-a nor agent-b can be dialled",
+        )
+        return cluster_pb2.ListLinksResponse(links=[relayed, closed])
+
 
 class _Secrets(endpoint_pb2_grpc.SecretServiceServicer):
     def __init__(self, coordinator: FakeCoordinator) -> None:

@@ -146,3 +146,14 @@ def test_help_is_fast(shell: Shell) -> None:
     code = "import sys, coriolis.cli.main; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"grpc", "httpx", "rich", "fastapi", "yaml"} & set(loaded)
+
+
+def test_links(shell: Shell) -> None:
+    table = shell.run("link", "list")
+    assert "agent-c" in table
+    assert "12.3 ms" in table
+    assert "5.0 MiB/s" in table
+    first, second = json.loads(shell.run("link", "list", "-o", "json"))["links"]
+    assert (first["path"], first["relay"], first["limit_bytes_per_s"]) == ("relay", "agent-c", None)
+    assert (second["state"], second["path"], second["rtt_ms"]) == ("CLOSED", None, None)
+    assert "relay = true" in shell.run("link", "--help")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,11 @@ class Mesh:
         sites: tuple[str, ...] = ("site-a", "site-b"),
         environ: dict[str, str] | None = None,
         read_limit: int = 0,
+        host: str = "127.0.0.1",
+        agent_settings: Mapping[str, Mapping[str, Any]] | None = None,
+        agent_prefix: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
+        """``host``: where coordinators listen. Per site: more settings of its agent, what its command begins with."""
         self.dir = directory
         self.etcd = EtcdCluster(directory / "etcd", size=etcd_nodes)
         self._environ = {**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})}
@@ -109,6 +114,9 @@ class Mesh:
         self._addresses: list[str] = []
         self._counts = (coordinators, sites)
         self._read_limit = read_limit
+        self._host = host
+        self._agent_settings = agent_settings or {}
+        self._agent_prefix = agent_prefix or {}
 
     def certificate(self, role: str, name: str) -> TlsFiles:
         ca = create_ca(self.dir / "ca", DOMAIN)
@@ -139,7 +147,7 @@ class Mesh:
         key.chmod(0o600)
         for number in range(count):
             name = f"c{number}"
-            address = f"127.0.0.1:{free_port()}"
+            address = f"{self._host}:{free_port()}"
             self._addresses.append(address)
             self.coordinators[name] = self._role(
                 "coordinator",
@@ -162,14 +170,16 @@ class Mesh:
                     "state_dir": str(self.dir / f"agent-{site}"),
                     "tls_dir": str(self.certificate("agent", site).cert.parent),
                     "read_limit_bytes_per_s": self._read_limit,
+                    **self._agent_settings.get(site, {}),
                 },
+                self._agent_prefix.get(site, ()),
             )
 
-    def _role(self, role: str, name: str, settings: dict[str, Any]) -> Process:
-        settings["etcd"] = {"endpoints": list(self.etcd.endpoints)}
+    def _role(self, role: str, name: str, settings: dict[str, Any], prefix: Sequence[str] = ()) -> Process:
+        settings.setdefault("etcd", {"endpoints": list(self.etcd.endpoints)})
         config = self.dir / f"{name}.toml"
         config.write_text(tomli_w.dumps(settings))
-        arguments = [sys.executable, "-c", LAUNCH.format(role=role), str(config)]
+        arguments = [*prefix, sys.executable, "-c", LAUNCH.format(role=role), str(config)]
         return Process(name, arguments, self.dir / f"{name}.log", self._environ)
 
     # -- client -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("coriolis", "gateway", "clients", "tools", "tests")
+CODE = ("coriolis", "gateway", "clients", "tools", "tests", "bench")
 GENERATED = "coriolis/rpc/gen/"
 MAX_LINES = 400
 VAGUE = re.compile(r"util|manager|helper|handler", re.IGNORECASE)
@@ -23,6 +23,10 @@ PURE = (
     "coriolis.coordinator.placement",
     "coriolis.coordinator.shares",
     "coriolis.coordinator.events",
+    "coriolis.coordinator.paths",
+    "coriolis.coordinator.reachability",
+    "coriolis.coordinator.link_speed",
+    "coriolis.agent.preface",
     "coriolis.agent.task_state",
     "coriolis.agent.fencing",
     "coriolis.agent.assignment",
@@ -107,7 +111,9 @@ def test_files_are_short_and_named_after_what_they_do() -> None:
 
 # ---- documents --------------------------------------------------------------------------------------------------
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(path for top in ("docs", "tests", "bench") for path in (ROOT / top).rglob("*.md"))]
+)
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -1,27 +1,13 @@
-"""Blocking access of a lane to a disk: by a descriptor of its own, or through the task's event loop."""
+"""Blocking access of a lane to a disk, by a descriptor of its own."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from coriolis.errors import Corrupt
-from coriolis.providers.base import BlockReader, BlockWriter
 from coriolis.providers.block.os_errors import from_os_error
-from coriolis.providers.block.raw_file import (
-    FileIdentity,
-    check_unchanged,
-    identity_from_text,
-    write_exact,
-    zero_range,
-)
-
-Answer = TypeVar("Answer")
-
-CALL_TIMEOUT_S = 300.0
-"""One read or write of a cell through a provider; a provider judges silence by itself and much earlier."""
+from coriolis.providers.block.raw_io import FileIdentity, check_unchanged, identity_from_text, write_exact, zero_range
 
 
 class CellReader(Protocol):
@@ -72,33 +58,6 @@ class DescriptorWriter:
             zero_range(self._descriptor, offset, length)
         except OSError as failed:
             raise from_os_error(failed, f"zero {self._label}", self._descriptor) from failed
-
-
-class LoopReader:
-    """A provider's reader, called from a lane's thread."""
-
-    def __init__(self, reader: BlockReader, loop: asyncio.AbstractEventLoop) -> None:
-        self._reader, self._loop = reader, loop
-
-    def read_into(self, offset: int, view: memoryview) -> None:
-        view[:] = _wait(self._loop, self._reader.read_at(offset, len(view)))
-
-
-class LoopWriter:
-    """A provider's writer, called from a lane's thread."""
-
-    def __init__(self, writer: BlockWriter, loop: asyncio.AbstractEventLoop) -> None:
-        self._writer, self._loop = writer, loop
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        _wait(self._loop, self._writer.write_at(offset, data))
-
-    def write_zeroes(self, offset: int, length: int) -> None:
-        _wait(self._loop, self._writer.write_zeroes(offset, length))
-
-
-def _wait(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, Answer]) -> Answer:
-    return asyncio.run_coroutine_threadsafe(call, loop).result(CALL_TIMEOUT_S)
 
 
 def attached_reader(descriptor: int, label: str, identity: str) -> DescriptorReader:

@@ -8,15 +8,15 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from coriolis.agent.lanes.cell_io import LoopReader
 from coriolis.agent.lanes.host_link import HostLink
+from coriolis.agent.lanes.loop_io import LoopReader
 from coriolis.agent.lanes.messages import AttachDisk, HostStart, TakeConnection
 from coriolis.agent.lanes.sink_host import ServedDisk, SinkHost
 from coriolis.agent.lanes.source_host import SourceHost
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.errors import Unavailable
 from coriolis.providers.base import BlockReader, raw_descriptor
-from coriolis.rpc.tls import TlsFiles
+from coriolis.rpc.tls_files import TlsFiles
 
 MAX_PROCESSES = 4
 WORTH_A_PROCESS_BYTES = 256 << 20

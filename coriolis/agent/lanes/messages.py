@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from coriolis.rpc.tls import TlsFiles
+from coriolis.rpc.tls_files import TlsFiles
 
 MAX_PACKET_BYTES = 64 << 10
 """A batch names at most 64 zero runs and some cells; everything else is smaller."""

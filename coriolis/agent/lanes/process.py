@@ -7,12 +7,10 @@ import socket
 from coriolis.agent.lanes.malloc import keep_freed_memory
 from coriolis.agent.lanes.messages import MAX_PACKET_BYTES, HostStart, decode_to_host
 from coriolis.agent.lanes.parent import die_with_parent
-from coriolis.observability.logging import configure_logging
 
 
 def main() -> None:
     keep_freed_memory()
-    configure_logging()
     link = socket.socket(fileno=0)
     start = decode_to_host(link.recv(MAX_PACKET_BYTES))
     assert isinstance(start, HostStart)

@@ -5,31 +5,17 @@ Acks travel on the control channel, so a lane is a one-way pipe and needs no thr
 
 from __future__ import annotations
 
-import queue
 import select
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
 from typing import Protocol
-
-import grpc
 
 from coriolis.agent.lanes.hello import answer_error, encode_hello, receive_answer
 from coriolis.agent.lanes.tls_stream import dial
-from coriolis.errors import CoriolisError, Unavailable
-from coriolis.rpc.blocking import open_blocking_channel
-from coriolis.rpc.channel import DATA_MESSAGE_BYTES
-from coriolis.rpc.status import to_error
-from coriolis.rpc.tls import TlsFiles
-from coriolis.transfer.codec import Frame, encode, encode_header
+from coriolis.errors import Unavailable
+from coriolis.rpc.tls_files import TlsFiles
+from coriolis.transfer.codec import Frame, encode_header
 
-PUSH_METHOD = "/coriolis.v1.TransferService/Push"
-ACKS_METHOD = "/coriolis.v1.TransferService/Acks"
-DISK_KEY = "coriolis-disk"
-GENERATION_KEY = "coriolis-generation"
-FRAMES_AHEAD = 1
-"""Frames handed to gRPC and not yet taken by it: one is read and hashed while another is sent."""
 FINISH_TIMEOUT_S = 60.0
 
 
@@ -99,68 +85,13 @@ class DirectLane:
             return  # ended by itself
 
 
-class GrpcLane:
-    """A stream of raw messages on a connection of its own."""
-
-    def __init__(self, address: str, tls: TlsFiles, peer: str, disk_id: str, generation: int) -> None:
-        self._frames: queue.Queue[bytes | None] = queue.Queue(FRAMES_AHEAD)
-        self._over = threading.Event()
-        self._channel = open_blocking_channel(address, tls, peer, max_message_bytes=DATA_MESSAGE_BYTES)
-        push = self._channel.stream_unary(PUSH_METHOD, None, None)
-        metadata = ((DISK_KEY, disk_id), (GENERATION_KEY, str(generation)))
-        self._call = push.future(self._messages(), metadata=metadata, wait_for_ready=False)
-        self._call.add_done_callback(lambda _: self._over.set())
-
-    def _messages(self) -> Iterator[bytes]:
-        while (message := self._frames.get()) is not None:
-            yield message
-
-    def send(self, frame: Frame) -> int:
-        message = encode(frame)
-        while not self._over.is_set():
-            try:
-                self._frames.put(message, timeout=0.2)
-            except queue.Full:
-                continue
-            return len(message)
-        raise self._failure()
-
-    def finish(self) -> None:
-        while not self._over.is_set():
-            try:
-                self._frames.put(None, timeout=0.2)
-                break
-            except queue.Full:
-                continue
-        if not self._over.wait(FINISH_TIMEOUT_S):
-            self.abort()
-            raise Unavailable("a lane does not end")
-        if self._call.code() is not grpc.StatusCode.OK:
-            raise self._failure()
-        self._channel.close()
-
-    def check(self) -> None:
-        if self._over.is_set():
-            raise self._failure()
-
-    def _failure(self) -> CoriolisError:
-        self._channel.close()
-        failed = self._call.exception()
-        return to_error(failed) if isinstance(failed, grpc.RpcError) else Unavailable("a lane was cut")
-
-    def abort(self) -> None:
-        self._call.cancel()  # type: ignore[no-untyped-call]  # typeshed leaves it out
-        try:
-            self._frames.put_nowait(None)  # its feeding thread may wait for a frame
-        except queue.Full:
-            pass
-        self._channel.close()
-
-
 def open_lane(
     transport: str, address: str, tls: TlsFiles, peer: str, disk_id: str, generation: int, *, long_path: bool = False
 ) -> PushLane:
     """A lane by the given transport ("grpc" or "direct")."""
     if transport == "direct":
         return DirectLane(address, tls, peer, disk_id, generation, long_path=long_path)
+    # a host of direct lanes starts without it, in half of the time
+    from coriolis.agent.lanes.grpc_lane import GrpcLane
+
     return GrpcLane(address, tls, peer, disk_id, generation)

@@ -26,7 +26,7 @@ from coriolis.agent.lanes.messages import (
 from coriolis.agent.lanes.tls_stream import TlsReceiver, server_context
 from coriolis.agent.lanes.touched import map_touched
 from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration
-from coriolis.rpc.tls import TlsFiles
+from coriolis.rpc.tls_files import TlsFiles
 from coriolis.transfer.cells import CELL_BYTES
 from coriolis.transfer.codec import HEADER_BYTES, Frame, decode_header, with_payload
 from coriolis.transfer.receiver import Accepted, Intake, Write

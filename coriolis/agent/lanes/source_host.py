@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import TimeoutError as FutureTimeoutError
 
 import zstandard
 
@@ -28,8 +27,8 @@ from coriolis.agent.lanes.messages import (
     encode_message,
 )
 from coriolis.agent.lanes.push_lane import PushLane, open_lane
-from coriolis.errors import CoriolisError, TimedOut, Unavailable
-from coriolis.rpc.tls import TlsFiles
+from coriolis.errors import CoriolisError, Unavailable
+from coriolis.rpc.tls_files import TlsFiles
 from coriolis.transfer.cells import CELL_BYTES, cell_length
 from coriolis.transfer.codec import Encoding, Frame, FrameKind, blocks_bytes, data_frame
 
@@ -182,8 +181,6 @@ class _Lane:
             self._reader.read_into(cell * CELL_BYTES, view)
         except CoriolisError as failed:
             raise _ReadFailed(failed) from failed
-        except FutureTimeoutError as silent:
-            raise _ReadFailed(TimedOut(f"{self._disk.label}: a read takes too long")) from silent
         frame = data_frame(self._disk.generation, cell, view, self._compressor(level))
         self._send(push, frame, len(view), began)
 

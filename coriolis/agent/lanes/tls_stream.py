@@ -13,7 +13,7 @@ from typing import Any
 
 from coriolis.errors import Denied, Unavailable
 from coriolis.rpc.identity import Identity, identity_dns_name
-from coriolis.rpc.tls import TlsFiles
+from coriolis.rpc.tls_files import TlsFiles
 
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_S = 60.0

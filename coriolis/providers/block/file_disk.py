@@ -13,14 +13,8 @@ from coriolis.model.disk import Extent
 from coriolis.providers.base import BlockReader
 from coriolis.providers.block.nbd_client import BASE_ALLOCATION, NbdDisk, allocation, dirty, nbd_disk
 from coriolis.providers.block.qemu_nbd import Export, qemu_nbd
-from coriolis.providers.block.raw_file import (
-    FileIdentity,
-    check_unchanged,
-    identity_of,
-    open_disk,
-    raw_reader,
-    size_of,
-)
+from coriolis.providers.block.raw_file import raw_reader
+from coriolis.providers.block.raw_io import FileIdentity, check_unchanged, identity_of, open_disk, size_of
 from coriolis.providers.image_check import DEFAULT_MAX_SIZE_BYTES, check_image, format_name
 
 

@@ -7,7 +7,7 @@ import os
 
 from coriolis.errors import InvalidInput
 from coriolis.providers.block.os_errors import from_os_error
-from coriolis.providers.block.raw_file import open_disk, size_of
+from coriolis.providers.block.raw_io import open_disk, size_of
 from coriolis.providers.block.staged import check_space
 from coriolis.providers.block.tool import Limits, descriptor_path, pass_descriptor, run_tool
 from coriolis.providers.image_check import check_image

@@ -13,7 +13,7 @@ from coriolis.model.machine import MachineSpec
 from coriolis.providers.base import Named, Page
 from coriolis.providers.block.file_disk import FileDisk, examine
 from coriolis.providers.block.os_errors import from_os_error
-from coriolis.providers.block.raw_file import open_disk
+from coriolis.providers.block.raw_io import open_disk
 from coriolis.providers.block.sidecar import read_bounded
 from coriolis.providers.image import description as text
 from coriolis.providers.image import ova, ovf

@@ -7,7 +7,7 @@ import os
 import msgspec
 
 from coriolis.errors import Corrupt, HostileImage, Unsupported
-from coriolis.providers.block.raw_file import read_exact, size_of
+from coriolis.providers.block.raw_io import read_exact, size_of
 
 BLOCK = 512
 MAX_MEMBERS = 256

@@ -28,7 +28,7 @@ from coriolis.providers.block.file_disk import (
     file_extents,
     file_reader,
 )
-from coriolis.providers.block.raw_file import open_disk
+from coriolis.providers.block.raw_io import open_disk
 from coriolis.providers.block.tool import descriptor_path, pass_descriptor, run_tool
 from coriolis.providers.libvirt.backup_xml import BITMAP_FORMATS, parse_checkpoint
 from coriolis.providers.libvirt.domain_xml import Domain, DomainDisk

@@ -18,7 +18,8 @@ from coriolis.providers.base import BlockWriter
 from coriolis.providers.block import sidecar
 from coriolis.providers.block.nbd_client import BASE_ALLOCATION, nbd_disk
 from coriolis.providers.block.qemu_nbd import Export, qemu_nbd
-from coriolis.providers.block.raw_file import open_disk, raw_writer
+from coriolis.providers.block.raw_file import raw_writer
+from coriolis.providers.block.raw_io import open_disk
 from coriolis.providers.block.staged import check_size, check_space
 from coriolis.providers.image_check import check_image
 from coriolis.providers.libvirt.inventory import DIRECTORY_POOLS, pool_details

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from coriolis.agent.choose_route import Transport, choose_route
+from coriolis.agent.choose_route import Transport, Ways, choose_route
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.hosts import SinkHosts, source_hosts
 from coriolis.agent.listener import start_listener
@@ -133,6 +133,15 @@ def cells_plan(*cells: int, compare: bool = False) -> DiskPlan:
     return DiskPlan(Plan(tuple(Run(cell, 1) for cell in cells)), compare)
 
 
+class Loopback:
+    """A road without detours."""
+
+    path = "dialled"
+
+    def address(self, service: str, port: int) -> str:
+        return f"127.0.0.1:{port}"
+
+
 @dataclass
 class Lab:
     """One disk on its way, whose attempts share volume and journals until a test removes them."""
@@ -209,10 +218,8 @@ class Lab:
             own_connection=True,
         )
 
-        def address(service: str, direct_port: int) -> str:
-            return f"127.0.0.1:{direct_port if service == 'direct' else port}"
-
-        choose = partial(choose_route, self.transport, self.tls[who], agent(expects), address)
+        ways = Ways(Loopback(), port, self.tls[who], agent(expects))
+        choose = partial(choose_route, self.transport, ways)
         with DiskJournal(self.source_journal) as journal:
             async with source_hosts(self.tls[who]) as hosts:
                 yield SourceDisk(what, reader, journal, Wiring(control, hosts, choose, Limits(2, 2), self.pace))

@@ -403,7 +403,8 @@ async def test_a_sink_that_never_makes_anything_durable_is_noticed(
     lab: MakeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(push_disk, "STALL_S", 1.5)
-    monkeypatch.setitem(Sender.__init__.__kwdefaults__, "undurable_bytes", 8 * MIB)
+    defaults: Any = Sender.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "undurable_bytes", 8 * MIB)
     size = 20 * MIB
     disk = MemorySnapshot(content(size, [(0, size)]))
     here = lab(size)

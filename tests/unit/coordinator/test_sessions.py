@@ -8,15 +8,19 @@ import msgspec
 import pytest
 
 from coriolis.clock import SystemClock
+from coriolis.coordinator.agent_session import AgentSession
 from coriolis.coordinator.assignments import assignment_id
 from coriolis.coordinator.driver import Driver
+from coriolis.coordinator.events import Placed
+from coriolis.coordinator.paths import Peer
+from coriolis.coordinator.placement import Candidate, Need, NotPlaced, Offer
 from coriolis.coordinator.planner import plan_migration
 from coriolis.coordinator.progress import ProgressBoard
-from coriolis.coordinator.sessions import AgentSession, Sessions
+from coriolis.coordinator.sessions import Sessions
 from coriolis.coordinator.store import MemoryStore
 from coriolis.coordinator.vault import Vault
 from coriolis.model.job import InstanceRun
-from coriolis.model.task import Part, Role, TaskStatus, TaskType
+from coriolis.model.task import Part, Road, Role, Side, TaskStatus, TaskType
 from coriolis.rpc.gen.coriolis.v1 import agent_control_pb2 as pb
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2
 from coriolis.rpc.identity import Identity
@@ -76,3 +80,30 @@ async def test_work_that_the_agent_lost_is_taken_back(tmp_path: Path, status: Ta
     driver, sent = await come_back(run, tmp_path, holding=False)
     assert sent == []
     assert driver.runs(run.migration_id)[0].tasks[0].status is becomes
+
+
+async def test_others_of_the_site_step_in_where_the_best_agent_cannot_be_reached(tmp_path: Path) -> None:
+    box = SecretBox(bytes(32))
+    sessions = Sessions("c", 1, Vault(box, FileSecretStore(tmp_path, box)), ProgressBoard())
+    for name in ("a", "b1", "b2"):
+        sessions.roads.opened(Peer(name, name[0], "x:1"))
+    answers = [("a", "b1", False), ("b1", "a", False), ("a", "b2", True)]
+
+    def measure(count: int) -> None:
+        for dialler, dialled, reachable in answers[:count]:
+            result = pb.ProbeResult(agent_id=dialled, address="x:1", reachable=reachable)
+            sessions.roads.take_results(dialler, pb.ProbeResults(results=[result]))
+
+    [run] = plan_migration(migration())
+    task = next(task for task in run.tasks if task.side is Side.BOTH)
+    needs = {Side.ORIGIN: Need("image", {"at": "a"}), Side.DESTINATION: Need("image", {"at": "b"})}
+    candidates = [Candidate(name, (Offer("image", ({"at": name[0]},)),)) for name in ("a", "b1", "b2")]
+    best = {Role.SINK: "b1", Role.SOURCE: "a"}
+    measure(2)
+    blocked = sessions._with_road(run, task, needs, candidates, best)
+    assert isinstance(blocked, NotPlaced), "the other way is not proved"
+    measure(3)
+    placed = sessions._with_road(run, task, needs, candidates, best)
+    assert isinstance(placed, Placed)
+    assert placed.agents == {Role.SINK: "b2", Role.SOURCE: "a"}
+    assert placed.road == Road("dialled")

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 
 from coriolis.clock import SystemClock
 from coriolis.coordinator.driver import Driver
-from coriolis.coordinator.events import AssignPart, Event, WithdrawPart
+from coriolis.coordinator.events import AssignPart, Event, Placed, WithdrawPart
 from coriolis.coordinator.scheduler import roles_of
 from coriolis.coordinator.store import MemoryStore
 from coriolis.model.job import InstanceRun, Migration
-from coriolis.model.task import Role, Task
+from coriolis.model.task import Task
 
 Script = Callable[[Migration, InstanceRun, Task, AssignPart], list[Event]]
 """What the agent of an assignment reports back, in order."""
@@ -27,8 +27,8 @@ class ScriptedAgents:
         self._script = script
         self._working: set[asyncio.Task[None]] = set()
 
-    async def place(self, migration: Migration, run: InstanceRun, task: Task) -> dict[Role, str] | None:
-        return dict.fromkeys(roles_of(task), f"agent-{task.side}")
+    async def place(self, migration: Migration, run: InstanceRun, task: Task) -> Placed:
+        return Placed(task.id, dict.fromkeys(roles_of(task), f"agent-{task.side}"))
 
     async def agents_changed(self, timeout_s: float) -> None:
         await asyncio.sleep(0)

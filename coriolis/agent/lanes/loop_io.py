@@ -1,0 +1,46 @@
+"""Blocking access of a lane to a disk that only the task's event loop can reach."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, TypeVar
+
+from coriolis.errors import TimedOut
+from coriolis.providers.base import BlockReader, BlockWriter
+
+Answer = TypeVar("Answer")
+
+CALL_TIMEOUT_S = 300.0
+"""One read or write of a cell through a provider; a provider judges silence by itself and much earlier."""
+
+
+class LoopReader:
+    """A provider's reader, called from a lane's thread."""
+
+    def __init__(self, reader: BlockReader, loop: asyncio.AbstractEventLoop) -> None:
+        self._reader, self._loop = reader, loop
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        view[:] = _wait(self._loop, self._reader.read_at(offset, len(view)))
+
+
+class LoopWriter:
+    """A provider's writer, called from a lane's thread."""
+
+    def __init__(self, writer: BlockWriter, loop: asyncio.AbstractEventLoop) -> None:
+        self._writer, self._loop = writer, loop
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        _wait(self._loop, self._writer.write_at(offset, data))
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        _wait(self._loop, self._writer.write_zeroes(offset, length))
+
+
+def _wait(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, Answer]) -> Answer:
+    try:
+        return asyncio.run_coroutine_threadsafe(call, loop).result(CALL_TIMEOUT_S)
+    except FutureTimeoutError as silent:
+        raise TimedOut(f"a disk has not answered for {CALL_TIMEOUT_S:.0f} s") from silent
