@@ -1,0 +1,59 @@
+"""What the sink decides about frames: threads at once, repetition, order, overlap, and what is told again."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import zstandard
+
+from coriolis.errors import CoriolisError, Corrupt
+from coriolis.transfer.cells import CELL_BYTES
+from coriolis.transfer.codec import Frame, FrameKind, data_frame, decode, encode
+from coriolis.transfer.receiver import Intake, Write
+
+LANES = 8
+
+_THREADS = f"""
+from tests.unit.transfer.test_receiver import compressed_cells_in_many_threads
+assert compressed_cells_in_many_threads({LANES}, 150) == []
+"""
+
+
+def words(seed: int) -> bytes:
+    rng = random.Random(seed)
+    return b"".join(rng.choice([b"lorem ", b"ipsum ", b"%d" % rng.randrange(9999)]) for _ in range(250_000))[
+        :CELL_BYTES
+    ]
+
+
+def compressed_cells_in_many_threads(threads: int, times: int) -> list[str]:
+    """Each thread's own cell through one Intake; returns what went wrong. Run apart: it once ended the process."""
+    packer = zstandard.ZstdCompressor(level=1)
+    frames = [decode(encode(data_frame(1, cell, words(cell), packer))) for cell in range(threads)]
+    intake = Intake(threads * CELL_BYTES, 1, np.zeros(threads, dtype=np.uint8))
+    wrong: list[str] = []
+
+    def receive(frame: Frame) -> None:
+        try:
+            for _ in range(times):
+                intake.accept(frame)
+        except CoriolisError as failed:
+            wrong.append(failed.message)
+
+    lanes = [threading.Thread(target=receive, args=(frame,)) for frame in frames]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+    return wrong
+
+
+def test_lanes_of_one_process_decompress_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, env={**os.environ}, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
