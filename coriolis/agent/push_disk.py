@@ -33,8 +33,8 @@ MAX_FAILURES_IN_A_ROW = 8
 RETRY_S = 0.2
 MAX_RETRY_S = 3.0
 STEER_S = 0.5
-BATCH_BYTES = 2 << 20
-MIN_LANE_BYTES, MAX_LANE_BYTES = 2 << 20, 16 << 20
+BATCH_BYTES = 4 << 20
+MIN_LANE_BYTES, MAX_LANE_BYTES = 2 << 20, 20 << 20
 """Given to one lane at once and not yet received: enough for its connection, little enough to lose with it."""
 
 _LANE_NUMBERS = itertools.count()
@@ -92,7 +92,7 @@ class PushDisk:
         self._reopen_at_s = 0.0
         self._paced = False
         self._last_ack_s = 0.0
-        self._sums = [0, 0, 0, 0, 0.0, 0.0, 0.0]
+        self._packing_s = self._work_s = self._send_s = 0.0
         self._changed = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -164,26 +164,22 @@ class PushDisk:
     def _sent(self, sent: Sent) -> None:
         if sent.lane in self._lanes:
             self._lanes[sent.lane].heard_s = time.monotonic()
-        durable = self._sender.reported(
-            sent.lane,
-            sent.cell,
-            sent.digest or None,
-            payload_bytes=sent.payload_bytes,
-            wire_bytes=sent.wire_bytes,
-            read_bytes=sent.read_bytes,
-            packed=sent.packed,
-        )
+        durable: list[Run] = []
+        for cell in sent.cells:
+            durable += self._sender.reported(
+                sent.lane,
+                cell.cell,
+                cell.digest or None,
+                payload_bytes=cell.payload_bytes,
+                wire_bytes=cell.wire_bytes,
+                read_bytes=cell.read_bytes,
+                packed=cell.packed,
+            )
         if durable:
             self._on_durable(durable)
-        sums = self._sums
-        sums[0] += sent.payload_bytes
-        sums[1] += sent.wire_bytes
-        if sent.packed:
-            sums[2] += sent.wire_bytes
-            sums[3] += sent.payload_bytes
-            sums[4] += sent.work_s
-        sums[5] += sent.work_s
-        sums[6] += sent.send_s
+        self._packing_s += sent.packing_s
+        self._work_s += sent.work_s
+        self._send_s += sent.send_s
 
     def _lane_down(self, number: int, error: CoriolisError, disk_failed: bool) -> None:
         lane = self._lanes.pop(number, None)
@@ -209,7 +205,7 @@ class PushDisk:
     # -- work ---------------------------------------------------------------------------------------------------
 
     async def _feed(self) -> None:
-        sender = self._sender
+        sender, loop = self._sender, asyncio.get_running_loop()
         while not sender.exhausted:
             if time.monotonic() >= self._reopen_at_s:
                 self._adjust_lanes()
@@ -217,18 +213,19 @@ class PushDisk:
             wait = self._give_work()
             if sender.exhausted:
                 return
+            timer = None if wait is None else loop.call_later(wait, self._changed.set)
             try:
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+                await self._changed.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
     def _give_work(self) -> float | None:
         """Fill the lanes; returns after how many seconds to try again at the latest, None: when something happens."""
         up = [(self._sender.lane_cost(number), number) for number, lane in self._lanes.items() if lane.up]
         if not up:
             return 1.0
-        most = max(MIN_LANE_BYTES, min(MAX_LANE_BYTES, 3 * MAX_LANE_BYTES // len(up)))
+        most = max(MIN_LANE_BYTES, min(MAX_LANE_BYTES, 2 * MAX_LANE_BYTES // len(up)))
         self._paced = False
         progress = True
         while progress:
@@ -346,17 +343,26 @@ class PushDisk:
 
     async def _steer(self) -> None:
         """Adapt lanes and compression to what was measured."""
-        last = time.monotonic()
+        last, before = time.monotonic(), msgspec.structs.replace(self._sender.stats)
         while True:
             await asyncio.sleep(STEER_S)
-            now = time.monotonic()
-            sums, self._sums = self._sums, [0, 0, 0, 0, 0.0, 0.0, 0.0]
-            elapsed, last = now - last, now
-            sample = Sample(elapsed, int(sums[0]), int(sums[1]), int(sums[2]), int(sums[3]), sums[4], sums[5], sums[6])
+            now, stats = time.monotonic(), msgspec.structs.replace(self._sender.stats)
+            sample = Sample(
+                now - last,
+                stats.sent_bytes - before.sent_bytes,
+                stats.wire_bytes - before.wire_bytes,
+                stats.packed_bytes - before.packed_bytes,
+                stats.unpacked_bytes - before.unpacked_bytes,
+                self._packing_s,
+                self._work_s,
+                self._send_s,
+            )
+            last, before = now, stats
+            self._packing_s = self._work_s = self._send_s = 0.0
             level = self.compression.level
             if self.compression.observe(sample, limited=self._paced, lanes=max(1, self.lanes_up)) != level:
                 log.info("compression", disk=self._disk_id, level=self.compression.level)
-            starved = sums[6] < 0.5 * (sums[5] + sums[6])
+            starved = sample.send_s < 0.5 * (sample.send_s + sample.work_s)
             lanes = self.lane_count.lanes
             # reading or compressing bounds the rate: more connections would not help
             limited = self._paced or (starved and self._route.rtt_s < LONG_PATH_S)

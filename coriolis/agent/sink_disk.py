@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+from collections import deque
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import structlog
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.cell_io import CellWriter, DescriptorWriter
 from coriolis.agent.lanes.loop_io import LoopWriter
-from coriolis.agent.lanes.messages import DiskFailed, FromHost, Refused, Wrote
+from coriolis.agent.lanes.messages import DiskFailed, FromHost, Refused, Wrote, WroteFrame
 from coriolis.agent.lanes.sink_host import ServedDisk, take_frame
 from coriolis.agent.lanes.touched import touched_bytes
 from coriolis.agent.manifest_update import enter_cell
@@ -82,6 +83,8 @@ class SinkDisk:
         self._flush_lock = asyncio.Lock()
         self._listeners: set[AckQueue] = set()
         self._acks: list[Frame] = []
+        self._inbox: deque[FromHost] = deque()
+        self._inbox_told = False
         self._compare_first = False
         self._journalled: list[Run] = []
         self._loop = asyncio.get_running_loop()
@@ -195,15 +198,16 @@ class SinkDisk:
         """What a lane's host says of this disk."""
         self.activity += 1
         match message:
-            case Wrote():
-                self._wrote(message)
+            case Wrote(_, frames):
+                for frame in frames:
+                    self._wrote(frame)
             case Refused(_, cell, count, reason):
                 log.warning("chunk refused", disk=self.disk_id, reason=reason)
                 self._ack(Frame(FrameKind.REJECTED, self.generation, cell, count))
             case DiskFailed(_, code, text):
                 self.fail(from_code(code, text))
 
-    def _wrote(self, wrote: Wrote) -> None:
+    def _wrote(self, wrote: WroteFrame) -> None:
         kind = FrameKind(wrote.kind)
         frame = Frame(kind, self.generation, wrote.cell, wrote.count, wrote.length, wrote.bitmap, wrote.digest)
         self.wire_bytes += wrote.wire_bytes
@@ -214,12 +218,22 @@ class SinkDisk:
         """Check and write one frame in this thread (of gRPC), then let the event loop know."""
         assert self.opened is not None
         try:
-            said: FromHost = take_frame(self.opened.served, frame)
+            said = take_frame(self.opened.served, frame)
         except StaleGeneration:
             raise
         except CoriolisError as failed:
-            said = DiskFailed(self.disk_id, failed.code, failed.message)
-        self._loop.call_soon_threadsafe(self.take, said)
+            self._inbox.append(DiskFailed(self.disk_id, failed.code, failed.message))
+        else:
+            self._inbox.append(Wrote(self.disk_id, (said,)) if isinstance(said, WroteFrame) else said)
+        if not self._inbox_told:
+            # one wake-up of the loop for all that lanes say until it looks
+            self._inbox_told = True
+            self._loop.call_soon_threadsafe(self._take_inbox)
+
+    def _take_inbox(self) -> None:
+        self._inbox_told = False
+        while self._inbox:
+            self.take(self._inbox.popleft())
 
     def fail(self, error: CoriolisError) -> None:
         """The volume cannot be written: the task fails, and the source learns why."""

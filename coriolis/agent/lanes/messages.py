@@ -13,6 +13,10 @@ from coriolis.rpc.tls_files import TlsFiles
 MAX_PACKET_BYTES = 64 << 10
 """A batch names at most 64 zero runs and some cells; everything else is smaller."""
 MAX_TEXT_CHARS = 2000
+WORDS_AT_ONCE = 4
+"""Cells told of in one message, at most: each message costs the task about as much as hashing a cell."""
+MAX_SILENCE_S = 0.1
+"""What was sent is told after this long, however little it is."""
 
 
 class HostStart(msgspec.Struct, frozen=True, tag="start", array_like=True):
@@ -69,13 +73,9 @@ class TakeConnection(msgspec.Struct, frozen=True, tag="take", array_like=True):
     """To a sink's host: an accepted connection comes with it."""
 
 
-class Sent(msgspec.Struct, frozen=True, tag="sent", array_like=True):
-    """A cell, or the zero run of ``count`` cells that begins there (empty digest), is on the wire.
+class SentCell(msgspec.Struct, frozen=True, array_like=True):
+    """A cell, or the zero run of ``count`` cells that begins there (empty digest)."""
 
-    Times in seconds: ``work_s`` reading, hashing, compressing; ``send_s`` waiting for the wire.
-    """
-
-    lane: int
     cell: int
     count: int
     digest: bytes
@@ -83,7 +83,19 @@ class Sent(msgspec.Struct, frozen=True, tag="sent", array_like=True):
     payload_bytes: int
     wire_bytes: int
     packed: bool
+
+
+class Sent(msgspec.Struct, frozen=True, tag="sent", array_like=True):
+    """What a lane has put on the wire since its last word.
+
+    Times in seconds: ``work_s`` reading, hashing, compressing; ``packing_s`` that of the compressed cells; ``send_s``
+    waiting for the wire.
+    """
+
+    lane: int
+    cells: tuple[SentCell, ...]
     work_s: float
+    packing_s: float
     send_s: float
 
 
@@ -100,10 +112,9 @@ class LaneDown(msgspec.Struct, frozen=True, tag="down", array_like=True):
     disk_failed: bool = False
 
 
-class Wrote(msgspec.Struct, frozen=True, tag="wrote", array_like=True):
-    """A frame was carried out; what of it the receiver must know."""
+class WroteFrame(msgspec.Struct, frozen=True, array_like=True):
+    """What the receiver must know of a frame that was carried out."""
 
-    disk_id: str
     kind: int
     cell: int
     count: int
@@ -111,6 +122,13 @@ class Wrote(msgspec.Struct, frozen=True, tag="wrote", array_like=True):
     bitmap: int
     digest: bytes
     wire_bytes: int
+
+
+class Wrote(msgspec.Struct, frozen=True, tag="wrote", array_like=True):
+    """Frames that were carried out since the last word."""
+
+    disk_id: str
+    frames: tuple[WroteFrame, ...]
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused", array_like=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -14,18 +14,20 @@ from coriolis.agent.lanes.hello import HELLO_BYTES, encode_answer, hello_rest
 from coriolis.agent.lanes.messages import (
     MAX_PACKET_BYTES,
     MAX_TEXT_CHARS,
+    WORDS_AT_ONCE,
     AttachDisk,
     DiskFailed,
     FromHost,
     Refused,
     TakeConnection,
     Wrote,
+    WroteFrame,
     decode_to_host,
     encode_message,
 )
 from coriolis.agent.lanes.tls_stream import TlsReceiver, server_context
 from coriolis.agent.lanes.touched import map_touched
-from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration
+from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration, Unavailable
 from coriolis.rpc.tls_files import TlsFiles
 from coriolis.transfer.cells import CELL_BYTES
 from coriolis.transfer.codec import HEADER_BYTES, Frame, decode_header, with_payload
@@ -54,15 +56,14 @@ def carry_out(accepted: Accepted, writer: CellWriter) -> None:
             writer.write_zeroes(operation.offset, operation.length)
 
 
-def take_frame(disk: ServedDisk, frame: Frame) -> Wrote | Refused:
+def take_frame(disk: ServedDisk, frame: Frame) -> WroteFrame | Refused:
     """Check and write one frame. Raises StaleGeneration for an old attempt's, and what the disk refuses with."""
     try:
         accepted = disk.intake.accept(frame)
     except Corrupt as damaged:
         return Refused(disk.disk_id, frame.cell, frame.count, damaged.message[:MAX_TEXT_CHARS])
     carry_out(accepted, disk.writer)
-    return Wrote(
-        disk.disk_id,
+    return WroteFrame(
         frame.kind,
         frame.cell,
         frame.count,
@@ -180,6 +181,34 @@ def _wake(connection: socket.socket) -> None:
 
 def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHost], None]) -> None:
     """Until the lane ends. Raises Unavailable when it breaks, Corrupt for a header that nothing can be made of."""
+    wrote: list[WroteFrame] = []
+
+    def tell() -> None:
+        if wrote:
+            say(Wrote(disk.disk_id, tuple(wrote)))
+            wrote.clear()
+
+    try:
+        for frame in _frames(stream):
+            try:
+                said = take_frame(disk, frame)
+            except StaleGeneration:
+                continue  # fence 3: dropped
+            if isinstance(said, WroteFrame):
+                wrote.append(said)
+            else:
+                say(said)
+            if len(wrote) >= WORDS_AT_ONCE or stream.idle:
+                tell()
+    except (Unavailable, Corrupt):
+        raise  # the lane's fault: the source sends again on another
+    except CoriolisError as failed:
+        say(DiskFailed(disk.disk_id, failed.code, failed.message[:MAX_TEXT_CHARS]))
+    finally:
+        tell()
+
+
+def _frames(stream: TlsReceiver) -> Iterator[Frame]:
     head = memoryview(bytearray(HEADER_BYTES))
     body = memoryview(bytearray(CELL_BYTES))
     while stream.read_into(head):
@@ -187,10 +216,4 @@ def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHos
         payload = body[: header.payload_bytes]
         if payload and not stream.read_into(payload):
             return
-        try:
-            say(take_frame(disk, with_payload(header, payload)))
-        except StaleGeneration:
-            continue  # fence 3: dropped
-        except CoriolisError as failed:
-            say(DiskFailed(disk.disk_id, failed.code, failed.message[:MAX_TEXT_CHARS]))
-            return
+        yield with_payload(header, payload)

@@ -14,7 +14,9 @@ import zstandard
 from coriolis.agent.lanes.cell_io import CellReader, attached_reader
 from coriolis.agent.lanes.messages import (
     MAX_PACKET_BYTES,
+    MAX_SILENCE_S,
     MAX_TEXT_CHARS,
+    WORDS_AT_ONCE,
     AttachDisk,
     CloseLane,
     FromHost,
@@ -23,6 +25,7 @@ from coriolis.agent.lanes.messages import (
     OpenLane,
     SendBatch,
     Sent,
+    SentCell,
     decode_to_host,
     encode_message,
 )
@@ -116,6 +119,8 @@ class _Lane:
         self._stopped = threading.Event()
         self._buffer = memoryview(bytearray(CELL_BYTES))
         self._compressors: dict[int, zstandard.ZstdCompressor] = {}
+        self._sent: list[SentCell] = []
+        self._work_s = self._packing_s = self._send_s = self._told_s = 0.0
         self.thread = threading.Thread(target=self.run, name=f"lane-{opening.lane}", daemon=True)
 
     def give(self, batch: SendBatch) -> None:
@@ -162,6 +167,7 @@ class _Lane:
             for first, count in batch.cells:
                 for cell in range(first, first + count):
                     self._send_cell(push, cell, batch.level)
+            self._tell()
         if not self._stopped.is_set():
             push.finish()
 
@@ -194,18 +200,32 @@ class _Lane:
     def _send(self, push: PushLane, frame: Frame, read_bytes: int, began: float) -> None:
         ready = time.monotonic()
         wire_bytes = push.send(frame)
+        done = time.monotonic()
         data = frame.kind is FrameKind.DATA
-        self._say(
-            Sent(
-                self._opening.lane,
+        packed = frame.encoding is Encoding.ZSTD
+        self._sent.append(
+            SentCell(
                 frame.cell,
                 frame.count,
                 frame.digest if data else b"",
                 read_bytes,
                 blocks_bytes(frame.bitmap, frame.length) if data else 0,
                 wire_bytes,
-                frame.encoding is Encoding.ZSTD,
-                ready - began if began else 0.0,
-                time.monotonic() - ready,
+                packed,
             )
         )
+        work = ready - began if began else 0.0
+        self._work_s += work
+        self._packing_s += work if packed else 0.0
+        self._send_s += done - ready
+        if len(self._sent) >= WORDS_AT_ONCE or done - self._told_s > MAX_SILENCE_S:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Report what was sent since the last report."""
+        if not self._sent:
+            return
+        self._say(Sent(self._opening.lane, tuple(self._sent), self._work_s, self._packing_s, self._send_s))
+        self._sent.clear()
+        self._work_s = self._packing_s = self._send_s = 0.0
+        self._told_s = time.monotonic()

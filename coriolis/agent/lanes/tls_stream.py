@@ -6,6 +6,7 @@ twice for every record of 16 KiB (measured: a quarter of the sink's CPU time).
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -132,6 +133,13 @@ class TlsReceiver:
                 return False
             position += got
         return True
+
+    @property
+    def idle(self) -> bool:
+        """Nothing more has arrived yet."""
+        if self._in.pending or self._tls.pending():
+            return False
+        return not select.select([self._socket], [], [], 0)[0]
 
     def answer(self, data: bytes) -> None:
         """Send a few bytes."""
