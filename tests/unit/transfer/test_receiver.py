@@ -9,13 +9,12 @@ import sys
 import threading
 
 import numpy as np
-import pytest
 import zstandard
 
-from coriolis.errors import CoriolisError, Corrupt
+from coriolis.errors import CoriolisError
 from coriolis.transfer.cells import CELL_BYTES
-from coriolis.transfer.codec import Frame, FrameKind, data_frame, decode, encode
-from coriolis.transfer.receiver import Intake, Write
+from coriolis.transfer.codec import Frame, data_frame, decode, encode
+from coriolis.transfer.receiver import Intake
 
 LANES = 8
 
