@@ -203,7 +203,7 @@ class SinkDisk:
                     self._wrote(frame)
             case Refused(_, cell, count, reason):
                 log.warning("chunk refused", disk=self.disk_id, reason=reason)
-                self._ack(Frame(FrameKind.REJECTED, self.generation, cell, count))
+                self._ack(self.receiver.rejected(cell, count))
             case DiskFailed(_, code, text):
                 self.fail(from_code(code, text))
 

@@ -32,6 +32,8 @@ WINDOW_BYTES = 48 << 20
 FLUSH_BYTES = 256 << 20
 """Flush after this much; the sender's bound on what is not durable is twice that."""
 FLUSH_INTERVAL_S = 5.0
+MAX_REMEMBERED_REJECTS = 1024
+"""Cells refused and not yet written; only an ack lost with its stream makes it matter."""
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -136,6 +138,7 @@ class Receiver:
         self.intake = Intake(size_bytes, generation, touched)
         self.written_bytes = 0
         self.zero_bytes = 0
+        self._rejected: dict[int, int] = {}
         self._unflushed: dict[int, Frame] = {}
         self._unflushed_bytes = 0
 
@@ -163,6 +166,7 @@ class Receiver:
         else:
             self.zero_bytes += runs_bytes([Run(frame.cell, frame.count)], self.size_bytes)
             cost = 0
+        self._rejected.pop(frame.cell, None)
         self._unflushed[frame.cell] = msgspec.structs.replace(frame, payload=b"")
         self._unflushed_bytes += cost
         return Frame(FrameKind.RECEIVED, self.generation, frame.cell, frame.count)
@@ -205,13 +209,19 @@ class Receiver:
         return encode_acks([Frame(FrameKind.DURABLE, self.generation, run.first, run.count) for run in runs])
 
     def known_acks(self) -> list[bytes]:
-        """RECEIVED for all that is not durable yet: for a source that lost its stream of acks."""
-        return encode_acks(
-            [Frame(FrameKind.RECEIVED, self.generation, frame.cell, frame.count) for frame in self._unflushed.values()]
-        )
+        """RECEIVED for all that is not durable yet, REJECTED for what is still missing: for a source that lost its
+        stream of acks."""
+        received = [
+            Frame(FrameKind.RECEIVED, self.generation, each.cell, each.count) for each in self._unflushed.values()
+        ]
+        rejected = [Frame(FrameKind.REJECTED, self.generation, cell, count) for cell, count in self._rejected.items()]
+        return encode_acks([*received, *rejected])
 
-    def rejection(self, frame: Frame) -> Frame:
-        return Frame(FrameKind.REJECTED, self.generation, frame.cell, frame.count)
+    def rejected(self, cell: int, count: int) -> Frame:
+        """Record that a damaged frame of ``cell`` was refused; returns the REJECTED ack."""
+        if len(self._rejected) < MAX_REMEMBERED_REJECTS:
+            self._rejected[cell] = count
+        return Frame(FrameKind.REJECTED, self.generation, cell, count)
 
     def check_seal(self, data_cells: int, zero_cells: int, aggregate_digest: bytes) -> None:
         """Raises Corrupt unless both sides agree on count, bytes and digest of the pass."""

@@ -56,3 +56,22 @@ def compressed_cells_in_many_threads(threads: int, times: int) -> list[str]:
 def test_lanes_of_one_process_decompress_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, env={**os.environ}, check=False)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
+def test_a_source_that_lost_its_acks_is_told_again_what_is_missing_too() -> None:
+    """A REJECTED that went with its stream would leave the source waiting for good."""
+    receiver = Receiver(3 * CELL_BYTES, 1, CellTable(3 * CELL_BYTES))
+    receiver.rejected(1, 1)
+    receiver.written(Frame(FrameKind.ZERO, 1, 0))
+    told = [(ack.kind, ack.cell) for message in receiver.known_acks() for ack in decode_acks(message)]
+    assert told == [(FrameKind.RECEIVED, 0), (FrameKind.REJECTED, 1)]
+    receiver.written(data_frame(1, 1, words(1)))
+    told = [(ack.kind, ack.cell) for message in receiver.known_acks() for ack in decode_acks(message)]
+    assert told == [(FrameKind.RECEIVED, 0), (FrameKind.RECEIVED, 1)]
+
+
+def test_a_hostile_source_fills_no_memory_with_refusals() -> None:
+    receiver = Receiver(CELL_BYTES, 1, CellTable(CELL_BYTES))
+    for cell in range(10 * MAX_REMEMBERED_REJECTS):
+        receiver.rejected(cell, 1)
+    assert sum(len(message) for message in receiver.known_acks()) <= MAX_REMEMBERED_REJECTS * HEADER_BYTES
