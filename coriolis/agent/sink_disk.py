@@ -153,6 +153,11 @@ class SinkDisk:
             return LoopWriter(self._writer, self._loop)
         return DescriptorWriter(direct.number, direct.label)
 
+    @property
+    def lock_descriptor(self) -> int:
+        """Goes with the volume to every process that writes it: a successor must wait for them all."""
+        return self._journal.lock_descriptor
+
     def descriptor(self) -> tuple[int, str] | None:
         """(descriptor, label) of a volume that lane processes can write by themselves."""
         direct = raw_descriptor(self._writer)

@@ -92,7 +92,7 @@ class SinkHost:
         try:
             while True:
                 try:
-                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 2)
+                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 3)
                 except ConnectionResetError:
                     return  # closed while words of ours were on their way
                 if not packet:
@@ -123,8 +123,9 @@ class SinkHost:
                 raise AssertionError(f"a sink's host cannot {type(other).__name__}")
 
     def _attach(self, disk: AttachDisk, descriptors: list[int]) -> None:
+        # the journal's lock is only held: as long as this process can write, no successor opens the volume
         self._descriptors += descriptors
-        volume, shared = descriptors
+        volume, shared, _ = descriptors
         intake = Intake(disk.size_bytes, disk.generation, map_touched(shared))
         self._disks[disk.disk_id] = ServedDisk(
             disk.disk_id, intake, DescriptorWriter(volume, disk.label), self._allowed

@@ -13,8 +13,9 @@ import zstandard
 
 from coriolis.errors import CoriolisError
 from coriolis.transfer.cells import CELL_BYTES
-from coriolis.transfer.codec import Frame, data_frame, decode, encode
-from coriolis.transfer.receiver import Intake
+from coriolis.transfer.codec import HEADER_BYTES, Frame, FrameKind, data_frame, decode, decode_acks, encode
+from coriolis.transfer.receiver import MAX_REMEMBERED_REJECTS, Intake, Receiver
+from coriolis.transfer.table import CellTable
 
 LANES = 8
 
