@@ -14,7 +14,7 @@ from coriolis.agent.choose_route import Transport, Ways, choose_route, wanted_tr
 from coriolis.agent.data_port import split_address
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.disk_progress import ProgressReport
-from coriolis.agent.lanes.hosts import source_hosts
+from coriolis.agent.lanes.hosts import SourceHosts, source_hosts
 from coriolis.agent.push_disk import Limits, Route
 from coriolis.agent.replicate_sink import disk_file
 from coriolis.agent.road import open_road
@@ -44,13 +44,14 @@ async def send_pass(context: TaskContext) -> dict[str, Any]:
     instance_id = work.spec().id
     name = work.snapshot_name(number)
     base = work.snapshot_name(number - 1) if number > 1 else None
-    async with open_endpoint(context) as connection:
+    sizes = [disk.size_bytes for disk in work.spec().devices.disks]
+    async with source_hosts(context.workplace.tls, sizes) as hosts, open_endpoint(context) as connection:
         source = snapshots_of(connection, work.provider)
         await context.record(ResourceKind.SNAPSHOT, name, "origin", "INTENDED")
         snapshot = await source.create_snapshot(instance_id, name, base)
         await context.record(ResourceKind.SNAPSHOT, name, "origin", "MADE", name)
         try:
-            final = await _send_disks(context, source, snapshot, base)
+            final = await _send_disks(context, hosts, source, snapshot, base)
         except* NotFound as lost:
             # e.g. the origin's qemu ended: a new snapshot has another identity, and the sink compares with it
             raise Unavailable(f"the snapshot was lost while it was read: {lost.exceptions[0]}") from lost
@@ -63,7 +64,7 @@ async def send_pass(context: TaskContext) -> dict[str, Any]:
 
 
 async def _send_disks(
-    context: TaskContext, source: SnapshotSource, snapshot: Snapshot, base: str | None
+    context: TaskContext, hosts: SourceHosts, source: SnapshotSource, snapshot: Snapshot, base: str | None
 ) -> dict[str, dict[str, int]]:
     work = context.assignment
     folder = context.workplace.transfer_dir(work) / "source"
@@ -74,7 +75,6 @@ async def _send_disks(
     async with (
         AsyncExitStack() as stack,
         open_road(context) as road,
-        source_hosts(context.workplace.tls) as hosts,
         asyncio.TaskGroup() as group,
     ):
         ways = Ways(road, split_address(work.peer_address)[1], context.workplace.tls, work.peer_identity)

@@ -14,7 +14,6 @@ from coriolis.rpc.blocking import open_blocking_channel
 from coriolis.rpc.channel import DATA_MESSAGE_BYTES
 from coriolis.rpc.status import to_error
 from coriolis.rpc.tls_files import TlsFiles
-from coriolis.transfer.codec import Frame, encode
 
 PUSH_METHOD = "/coriolis.v1.TransferService/Push"
 ACKS_METHOD = "/coriolis.v1.TransferService/Acks"
@@ -40,8 +39,8 @@ class GrpcLane:
         while (message := self._frames.get()) is not None:
             yield message
 
-    def send(self, frame: Frame) -> int:
-        message = encode(frame)
+    def send(self, message: bytes | memoryview) -> int:
+        message = bytes(message)  # gRPC takes bytes, and keeps them until they are sent
         while not self._over.is_set():
             try:
                 self._frames.put(message, timeout=0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from coriolis.agent.lanes.host_link import HostLink
@@ -36,6 +36,7 @@ class SourceHosts:
         self._processes: list[HostLink] = []
         self._threads: list[HostLink] = []
         self._starting = asyncio.Lock()
+        self._preparing: asyncio.Task[list[HostLink]] | None = None
 
     async def links_for(self, disk: AttachDisk, reader: BlockReader) -> list[HostLink]:
         """Hosts that can send ``disk`` now."""
@@ -55,6 +56,11 @@ class SourceHosts:
             link.send(attach, [raw.number] if raw else [])
         return links
 
+    def prepare(self, disk_bytes: Sequence[int]) -> None:
+        """Begin to start processes if disks of these sizes may want them: an interpreter takes longer than a plan."""
+        if any(size >= WORTH_A_PROCESS_BYTES for size in disk_bytes):
+            self._preparing = asyncio.create_task(self._started())
+
     async def _started(self) -> list[HostLink]:
         async with self._starting:
             while len(self._processes) < lane_processes():
@@ -64,13 +70,16 @@ class SourceHosts:
         return self._processes
 
     async def close(self) -> None:
+        if self._preparing is not None:
+            await asyncio.wait([self._preparing])
         await asyncio.gather(*(link.close() for link in (*self._processes, *self._threads)))
 
 
 @asynccontextmanager
-async def source_hosts(tls: TlsFiles) -> AsyncIterator[SourceHosts]:
-    """The hosts of a source task; none of them outlives it."""
+async def source_hosts(tls: TlsFiles, disk_bytes: Sequence[int] = ()) -> AsyncIterator[SourceHosts]:
+    """The hosts of a source task, for disks of these sizes; none of them outlives it."""
     hosts = SourceHosts(tls)
+    hosts.prepare(disk_bytes)
     try:
         yield hosts
     finally:

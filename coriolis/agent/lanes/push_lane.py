@@ -14,14 +14,15 @@ from coriolis.agent.lanes.hello import answer_error, encode_hello, receive_answe
 from coriolis.agent.lanes.tls_stream import dial
 from coriolis.errors import Unavailable
 from coriolis.rpc.tls_files import TlsFiles
-from coriolis.transfer.codec import Frame, encode_header
 
 FINISH_TIMEOUT_S = 60.0
 
 
 class PushLane(Protocol):
-    def send(self, frame: Frame) -> int:
-        """Bytes put on the wire. Blocks while the peer does not take them. Raises Unavailable, or what the sink
+    def send(self, message: bytes | memoryview) -> int:
+        """Bytes put on the wire; ``message`` may be reused afterwards.
+
+        Blocks while the peer does not take them. Raises Unavailable, or what the sink
         refused with."""
         ...
 
@@ -53,14 +54,12 @@ class DirectLane:
             self._socket.close()
             raise error
 
-    def send(self, frame: Frame) -> int:
-        header = encode_header(frame)
+    def send(self, message: bytes | memoryview) -> int:
         try:
-            # one record boundary less, and small cells in one packet; measured no dearer than two calls
-            self._socket.sendall(b"".join((header, frame.payload)) if len(frame.payload) else header)
+            self._socket.sendall(message)
         except OSError as broken:
             raise Unavailable(f"a lane broke: {broken}") from broken
-        return len(header) + len(frame.payload)
+        return len(message)
 
     def finish(self) -> None:
         try:

@@ -36,6 +36,7 @@ from coriolis.transfer.receiver import Accepted, Intake, Write
 MAX_CONNECTIONS = 64
 """Lanes that one host serves at once."""
 STOP_WAIT_S = 5.0
+FAILED_LINGER_S = 10.0
 
 
 class ServedDisk(msgspec.Struct, frozen=True):
@@ -85,6 +86,7 @@ class SinkHost:
         self._disks = disks
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
+        self._ending = threading.Event()
         self._descriptors: list[int] = []
 
     def run(self) -> None:
@@ -99,6 +101,7 @@ class SinkHost:
                     return
                 self._obey(packet, descriptors)
         finally:
+            self._ending.set()
             for connection in list(self._open):
                 _wake(connection)
             for thread in self._threads:
@@ -141,8 +144,9 @@ class SinkHost:
         stream = TlsReceiver(connection, self._context)
         try:
             disk = self._greet(stream)
-            if disk is not None:
-                receive_frames(stream, disk, self._say)
+            if disk is not None and not receive_frames(stream, disk, self._say):
+                # the source hears of it with its acks; a lane that just ended it would open again
+                self._ending.wait(FAILED_LINGER_S)
         except CoriolisError:
             return  # the source sees its lane end, and sends again what was not acknowledged
         finally:
@@ -180,8 +184,8 @@ def _wake(connection: socket.socket) -> None:
         return  # ended by itself
 
 
-def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHost], None]) -> None:
-    """Until the lane ends. Raises Unavailable when it breaks, Corrupt for a header that nothing can be made of."""
+def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHost], None]) -> bool:
+    """Until the lane ends; False when the disk failed. Raises Unavailable when it breaks, Corrupt for a header that nothing can be made of."""
     wrote: list[WroteFrame] = []
 
     def tell() -> None:
@@ -201,10 +205,12 @@ def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHos
                 say(said)
             if len(wrote) >= WORDS_AT_ONCE or stream.idle:
                 tell()
+        return True
     except (Unavailable, Corrupt):
         raise  # the lane's fault: the source sends again on another
     except CoriolisError as failed:
         say(DiskFailed(disk.disk_id, failed.code, failed.message[:MAX_TEXT_CHARS]))
+        return False
     finally:
         tell()
 

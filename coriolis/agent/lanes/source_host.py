@@ -33,7 +33,7 @@ from coriolis.agent.lanes.push_lane import PushLane, open_lane
 from coriolis.errors import CoriolisError, Unavailable
 from coriolis.rpc.tls_files import TlsFiles
 from coriolis.transfer.cells import CELL_BYTES, cell_length
-from coriolis.transfer.codec import Encoding, Frame, FrameKind, blocks_bytes, data_frame
+from coriolis.transfer.codec import HEADER_BYTES, Encoding, Frame, FrameKind, blocks_bytes, data_frame, encode_header
 
 STOP_WAIT_S = 5.0
 CHECK_S = 0.3
@@ -117,7 +117,8 @@ class _Lane:
         self._batches: queue.SimpleQueue[SendBatch | None] = queue.SimpleQueue()
         self._push: PushLane | None = None
         self._stopped = threading.Event()
-        self._buffer = memoryview(bytearray(CELL_BYTES))
+        # room for a header before the cell, so that a whole cell goes out without being copied again
+        self._room = memoryview(bytearray(HEADER_BYTES + CELL_BYTES))
         self._compressors: dict[int, zstandard.ZstdCompressor] = {}
         self._sent: list[SentCell] = []
         self._work_s = self._packing_s = self._send_s = self._told_s = 0.0
@@ -182,7 +183,7 @@ class _Lane:
         if self._stopped.is_set():
             raise Unavailable("a lane was stopped")
         began = time.monotonic()
-        view = self._buffer[: cell_length(cell, self._disk.size_bytes)]
+        view = self._room[HEADER_BYTES : HEADER_BYTES + cell_length(cell, self._disk.size_bytes)]
         try:
             self._reader.read_into(cell * CELL_BYTES, view)
         except CoriolisError as failed:
@@ -199,7 +200,7 @@ class _Lane:
 
     def _send(self, push: PushLane, frame: Frame, read_bytes: int, began: float) -> None:
         ready = time.monotonic()
-        wire_bytes = push.send(frame)
+        wire_bytes = push.send(self._message(frame))
         done = time.monotonic()
         data = frame.kind is FrameKind.DATA
         packed = frame.encoding is Encoding.ZSTD
@@ -220,6 +221,16 @@ class _Lane:
         self._send_s += done - ready
         if len(self._sent) >= WORDS_AT_ONCE or done - self._told_s > MAX_SILENCE_S:
             self._tell()
+
+    def _message(self, frame: Frame) -> bytes | memoryview:
+        """The frame as one piece."""
+        header = encode_header(frame)
+        if not len(frame.payload):
+            return header
+        if isinstance(frame.payload, memoryview) and frame.payload.obj is self._room.obj:
+            self._room[:HEADER_BYTES] = header
+            return self._room[: HEADER_BYTES + len(frame.payload)]
+        return b"".join((header, frame.payload))
 
     def _tell(self) -> None:
         """Report what was sent since the last report."""
