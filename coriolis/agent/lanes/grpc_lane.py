@@ -69,6 +69,8 @@ class GrpcLane:
 
     def _failure(self) -> CoriolisError:
         self._channel.close()
+        if self._call.cancelled():  # by ``abort``; asked for its exception, it would raise one of gRPC's own
+            return Unavailable("a lane was cut")
         failed = self._call.exception()
         return to_error(failed) if isinstance(failed, grpc.RpcError) else Unavailable("a lane was cut")
 
