@@ -27,7 +27,7 @@ from coriolis.agent.lanes.messages import (
 )
 from coriolis.agent.lanes.tls_stream import TlsReceiver, server_context
 from coriolis.agent.lanes.touched import map_touched
-from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration, Unavailable
+from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration
 from coriolis.rpc.tls_files import TlsFiles
 from coriolis.transfer.cells import CELL_BYTES
 from coriolis.transfer.codec import HEADER_BYTES, Frame, decode_header, with_payload
@@ -185,7 +185,11 @@ def _wake(connection: socket.socket) -> None:
 
 
 def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHost], None]) -> bool:
-    """Until the lane ends; False when the disk failed. Raises Unavailable when it breaks, Corrupt for a header that nothing can be made of."""
+    """Until the lane ends; False when the disk failed, for whatever reason.
+
+    Raises Unavailable when the lane breaks, Corrupt for a header that nothing can be made of: then the source sends
+    again on another lane.
+    """
     wrote: list[WroteFrame] = []
 
     def tell() -> None:
@@ -199,6 +203,9 @@ def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHos
                 said = take_frame(disk, frame)
             except StaleGeneration:
                 continue  # fence 3: dropped
+            except CoriolisError as failed:
+                say(DiskFailed(disk.disk_id, failed.code, failed.message[:MAX_TEXT_CHARS]))
+                return False
             if isinstance(said, WroteFrame):
                 wrote.append(said)
             else:
@@ -206,11 +213,6 @@ def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHos
             if len(wrote) >= WORDS_AT_ONCE or stream.idle:
                 tell()
         return True
-    except (Unavailable, Corrupt):
-        raise  # the lane's fault: the source sends again on another
-    except CoriolisError as failed:
-        say(DiskFailed(disk.disk_id, failed.code, failed.message[:MAX_TEXT_CHARS]))
-        return False
     finally:
         tell()
 

@@ -139,7 +139,9 @@ class TlsReceiver:
         """Nothing more has arrived yet."""
         if self._in.pending or self._tls.pending():
             return False
-        return not select.select([self._socket], [], [], 0)[0]
+        poll = select.poll()  # select(2) knows no descriptor above 1023
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
 
     def answer(self, data: bytes) -> None:
         """Send a few bytes."""

@@ -17,7 +17,7 @@ from coriolis.agent import listener, push_disk
 from coriolis.agent.choose_route import Transport
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes import sink_host
-from coriolis.agent.lanes.messages import FromHost, Refused, Wrote
+from coriolis.agent.lanes.messages import DiskFailed, FromHost, Refused, Wrote, WroteFrame
 from coriolis.agent.lanes.sink_host import ServedDisk, receive_frames, take_frame
 from coriolis.agent.sink_disk import AckQueue, OpenedDisk, SinkDisk
 from coriolis.errors import CoriolisError, Corrupt, InvalidInput, StaleGeneration, Unavailable
@@ -64,6 +64,10 @@ class MemoryStream:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
+    @property
+    def idle(self) -> bool:
+        return not self._data
+
     def read_into(self, view: memoryview) -> bool:
         if not self._data:
             return False
@@ -74,15 +78,15 @@ class MemoryStream:
         return True
 
 
-def by_grpc(disk: ServedDisk, message: bytes) -> list[FromHost]:
+def by_grpc(disk: ServedDisk, message: bytes) -> list[Any]:
     return [take_frame(disk, decode(message))]
 
 
-def by_direct(disk: ServedDisk, message: bytes) -> list[FromHost]:
+def by_direct(disk: ServedDisk, message: bytes) -> list[Any]:
     said: list[FromHost] = []
     stream: Any = MemoryStream(message)
     receive_frames(stream, disk, said.append)
-    return said
+    return [frame for each in said for frame in (each.frames if isinstance(each, Wrote) else [each])]
 
 
 def new_victim(size: int = SIZE) -> tuple[ServedDisk, MemoryCells]:
@@ -122,7 +126,7 @@ headers = st.builds(
 def test_malformed_frames_are_refused_and_never_written(
     victim: tuple[ServedDisk, MemoryCells],
     case: list[tuple[int, int]] | bytes,
-    arrive: Callable[[ServedDisk, bytes], list[FromHost]],
+    arrive: Callable[[ServedDisk, bytes], list[Any]],
 ) -> None:
     disk, cells = victim
     before, written_before = bytes(cells.now), cells.writes
@@ -137,8 +141,8 @@ def test_malformed_frames_are_refused_and_never_written(
         said = arrive(disk, message)
     except (Corrupt, StaleGeneration, Unavailable):
         said = []
-    accepted = [each for each in said if isinstance(each, Wrote)]
-    assert all(isinstance(each, Wrote | Refused) for each in said)
+    accepted = [each for each in said if isinstance(each, WroteFrame)]
+    assert all(isinstance(each, WroteFrame | Refused) for each in said)
     if not accepted:
         assert bytes(cells.now) == before
         assert cells.writes == written_before
@@ -152,12 +156,25 @@ def test_malformed_frames_are_refused_and_never_written(
 
 
 @pytest.mark.parametrize("arrive", [by_grpc, by_direct])
-def test_good_frames_of_the_same_shape_are_written(arrive: Callable[[ServedDisk, bytes], list[FromHost]]) -> None:
+def test_good_frames_of_the_same_shape_are_written(arrive: Callable[[ServedDisk, bytes], list[Any]]) -> None:
     disk, cells = new_victim()
-    assert [type(each) for each in arrive(disk, GOOD)] == [Wrote]
+    assert [type(each) for each in arrive(disk, GOOD)] == [WroteFrame]
     assert cells.now[2 * CELL_BYTES :] == random.Random(1).randbytes(TAIL)
-    assert [type(each) for each in arrive(disk, ZERO)] == [Wrote]
+    assert [type(each) for each in arrive(disk, ZERO)] == [WroteFrame]
     assert not any(cells.now[2 * CELL_BYTES :])
+
+
+@pytest.mark.parametrize("error", [Unavailable("the disk is gone"), Corrupt("the file was cut")])
+def test_a_volume_that_fails_is_told_whatever_it_fails_with(error: CoriolisError) -> None:
+    """Else it would be taken for the lane's fault, and tried again without anybody knowing why."""
+    disk, cells = new_victim()
+
+    def fail(offset: int, data: object) -> None:
+        raise error
+
+    cells.write = fail  # type: ignore[method-assign]
+    [failed] = by_direct(disk, GOOD)
+    assert failed == DiskFailed("d", error.code, error.message)
 
 
 # -- D1: bits flipped above TLS -----------------------------------------------------------------------------------
@@ -256,10 +273,10 @@ async def test_a_damaged_header_costs_its_lane_and_nothing_is_written_for_it(
 
     def damaged(message: bytes | memoryview) -> Any:
         byte = next(hits, None)
+        changed = bytearray(message)
         if byte is not None:
-            message = bytearray(message)
-            message[byte] ^= 0x04
-        return real(bytes(message))
+            changed[byte] ^= 0x04
+        return real(bytes(changed))
 
     monkeypatch.setattr(module, name, damaged)
     source = await here.send(disk, full_plan(disk))
