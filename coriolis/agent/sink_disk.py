@@ -303,6 +303,7 @@ class SinkDisk:
         """End the pass: durable, equal in count and digest on both sides, manifest kept."""
         self.check_generation(request.generation)
         await self._writer.flush()
+        await self.flush()  # waits for one that is running, too
         # a lane that was lost may still deliver copies: the check comes right after a look that found none
         while self.receiver.has_unflushed:
             await self.flush()
