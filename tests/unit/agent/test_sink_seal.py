@@ -20,15 +20,16 @@ MakeLab = Callable[[int], Lab]
 
 
 class GatedVolume(MemoryVolume):
-    """Flushes when it may."""
+    """Its first flush takes until it may end; later ones are quick."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.flushing, self.may_flush = asyncio.Event(), asyncio.Event()
 
     async def flush(self) -> None:
-        self.flushing.set()
-        await self.may_flush.wait()
+        if not self.flushing.is_set():
+            self.flushing.set()
+            await self.may_flush.wait()
         await super().flush()
 
 
