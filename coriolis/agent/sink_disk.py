@@ -153,6 +153,11 @@ class SinkDisk:
             return LoopWriter(self._writer, self._loop)
         return DescriptorWriter(direct.number, direct.label)
 
+    @property
+    def lock_descriptor(self) -> int:
+        """Goes with the volume to every process that writes it: a successor must wait for them all."""
+        return self._journal.lock_descriptor
+
     def descriptor(self) -> tuple[int, str] | None:
         """(descriptor, label) of a volume that lane processes can write by themselves."""
         direct = raw_descriptor(self._writer)
@@ -203,7 +208,7 @@ class SinkDisk:
                     self._wrote(frame)
             case Refused(_, cell, count, reason):
                 log.warning("chunk refused", disk=self.disk_id, reason=reason)
-                self._ack(Frame(FrameKind.REJECTED, self.generation, cell, count))
+                self._ack(self.receiver.rejected(cell, count))
             case DiskFailed(_, code, text):
                 self.fail(from_code(code, text))
 
@@ -297,8 +302,11 @@ class SinkDisk:
     async def seal(self, request: pb.SealDiskRequest) -> pb.SealDiskResponse:
         """End the pass: durable, equal in count and digest on both sides, manifest kept."""
         self.check_generation(request.generation)
-        await self.flush()
         await self._writer.flush()
+        await self.flush()  # waits for one that is running, too
+        # a lane that was lost may still deliver copies: the check comes right after a look that found none
+        while self.receiver.has_unflushed:
+            await self.flush()
         self.receiver.check_seal(request.data_cells, request.zero_cells, request.aggregate_digest)
         manifest = await self._merged_manifest()
         content = encode_manifest(self._transfer_id, self.disk_id, manifest)

@@ -32,9 +32,9 @@ class HostStart(msgspec.Struct, frozen=True, tag="start", array_like=True):
 
 
 class AttachDisk(msgspec.Struct, frozen=True, tag="disk", array_like=True):
-    """Begin to serve a disk. With it come the disk's descriptor and, for a sink, that of the shared ``touched`` bytes;
-    without a descriptor the host was given the disk when it was made. ``identity``: of the file, "" when it may
-    change."""
+    """Begin to serve a disk. With it come the disk's descriptor and, for a sink, those of the shared ``touched`` bytes
+    and of the journal's lock; without a descriptor the host was given the disk when it was made. ``identity``: of the
+    file, "" when it may change."""
 
     disk_id: str
     size_bytes: int

@@ -92,7 +92,7 @@ class SinkHost:
         try:
             while True:
                 try:
-                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 2)
+                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 3)
                 except ConnectionResetError:
                     return  # closed while words of ours were on their way
                 if not packet:
@@ -124,8 +124,9 @@ class SinkHost:
                 raise AssertionError(f"a sink's host cannot {type(other).__name__}")
 
     def _attach(self, disk: AttachDisk, descriptors: list[int]) -> None:
+        # the journal's lock is only held: as long as this process can write, no successor opens the volume
         self._descriptors += descriptors
-        volume, shared = descriptors
+        volume, shared, _ = descriptors
         intake = Intake(disk.size_bytes, disk.generation, map_touched(shared))
         self._disks[disk.disk_id] = ServedDisk(
             disk.disk_id, intake, DescriptorWriter(volume, disk.label), self._allowed
@@ -135,9 +136,8 @@ class SinkHost:
         stream = TlsReceiver(connection, self._context)
         try:
             disk = self._greet(stream)
-            if disk is not None and not self.take_frames(frames_of(stream), disk, stream.more_comes):
-                # the source hears of it with its acks; a lane that just ended it would open again
-                self._ending.wait(FAILED_LINGER_S)
+            if disk is not None:
+                self.take_frames(frames_of(stream), disk, stream.more_comes)
         except CoriolisError:
             return  # the source sees its lane end, and sends again what was not acknowledged
         finally:
@@ -173,9 +173,11 @@ class SinkHost:
 
     def take_frames(
         self, frames: Iterable[Frame], disk: ServedDisk, more_comes: Callable[[], bool | None] = lambda: None
-    ) -> bool:
-        """As ``receive_frames``; the task is told."""
-        return receive_frames(frames, disk, self._teller, more_comes)
+    ) -> None:
+        """Until the lane ends. Raises as ``receive_frames``."""
+        if not receive_frames(frames, disk, self._teller, more_comes):
+            # the source hears of it with its acks; a lane that just ended it would open again
+            self._ending.wait(FAILED_LINGER_S)
 
 
 def _wake(connection: socket.socket) -> None:
@@ -189,7 +191,7 @@ def _wake(connection: socket.socket) -> None:
 def receive_frames(
     frames: Iterable[Frame], disk: ServedDisk, teller: Teller, more_comes: Callable[[], bool | None]
 ) -> bool:
-    """Until the lane ends; False when the disk failed. ``more_comes``: for ``Teller.add``.
+    """Until the lane ends; False when the disk failed, for whatever reason. ``more_comes``: for ``Teller.add``.
 
     Raises Unavailable when the lane breaks, Corrupt for a header that nothing can be made of.
     """

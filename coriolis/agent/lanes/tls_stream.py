@@ -136,7 +136,11 @@ class TlsReceiver:
 
     def more_comes(self) -> bool:
         """Something more has arrived already."""
-        return bool(self._in.pending or self._tls.pending() or select.select([self._socket], [], [], 0)[0])
+        if self._in.pending or self._tls.pending():
+            return True
+        poll = select.poll()  # select(2) knows no descriptor above 1023
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def answer(self, data: bytes) -> None:
         """Send a few bytes."""
