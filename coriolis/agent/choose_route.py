@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Literal, Protocol
 
 import msgspec
 import structlog
 
+from coriolis.agent.data_port import join_address, split_address
 from coriolis.agent.lanes.tls_stream import dial
-from coriolis.agent.push_disk import Route
-from coriolis.errors import CoriolisError, InvalidInput
+from coriolis.agent.push_disk import Offer, Route
+from coriolis.errors import CoriolisError, InvalidInput, Unavailable
 from coriolis.rpc.tls import TlsFiles
 
 log = structlog.get_logger(__name__)
@@ -54,22 +56,44 @@ def wanted_transport(environment: dict[str, object]) -> Transport:
     raise InvalidInput(f"transport {wanted!r} is none of {', '.join(TRANSPORTS)}")
 
 
-async def choose_route(wanted: Transport, ways: Ways, direct_port: int, rtt_s: float) -> Route:
-    """How to reach the sink, whose ``direct`` listener is on ``direct_port`` (0: it has none).
+async def choose_route(wanted: Transport, ways: Ways, offer: Offer, rtt_s: float) -> Route:
+    """How to reach the sink.
 
-    ``direct`` costs less wherever its port can be reached; asked for by name, it is not replaced by anything. Raises
-    Unavailable, Denied.
+    ``direct`` costs less wherever its port can be reached; asked for by name, it is not replaced by anything. gRPC
+    lanes go to the sink's further ports that can be reached, else to its one port. Raises Unavailable, Denied.
     """
-    if wanted != "grpc" and direct_port:
-        address = ways.address("direct", direct_port)
+    if wanted != "grpc" and offer.direct_port:
+        address = ways.address("direct", offer.direct_port)
         try:
             await asyncio.to_thread(_probe, address, ways.tls, ways.peer)
-            return Route("direct", address, ways.peer, rtt_s)
+            return Route("direct", (address,), ways.peer, rtt_s)
         except CoriolisError as unreachable:
             if wanted == "direct":
                 raise
             log.info("no direct transport", address=address, reason=unreachable.message)
-    return Route("grpc", ways.address("grpc"), ways.peer, rtt_s)
+    elif wanted == "direct":
+        raise Unavailable("the sink has no port for the direct transport: widen data_ports there")
+    return Route("grpc", await _grpc_addresses(ways, offer.lane_ports), ways.peer, rtt_s)
+
+
+async def _grpc_addresses(ways: Ways, lane_ports: tuple[int, ...]) -> tuple[str, ...]:
+    """Where gRPC lanes go. A road with detours leads to the sink's one port only."""
+    one = ways.address("grpc")
+    if ways.path != "dialled":
+        return (one,)
+    host = split_address(one)[0]
+    further = [join_address(host, port) for port in lane_ports]
+    reached = await asyncio.gather(*(asyncio.to_thread(_answers, address) for address in further))
+    return tuple(address for address, answers in zip(further, reached, strict=True) if answers) or (one,)
+
+
+def _answers(address: str) -> bool:
+    try:
+        socket.create_connection(split_address(address), PROBE_TIMEOUT_S).close()
+    except OSError as unreachable:
+        log.info("no lane port", address=address, reason=str(unreachable))
+        return False
+    return True
 
 
 def _probe(address: str, tls: TlsFiles, peer: str) -> None:

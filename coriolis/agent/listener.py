@@ -17,16 +17,15 @@ import structlog
 
 from coriolis.agent.data_port import PortRange, bind_data_socket, bind_server
 from coriolis.agent.lanes.grpc_lane import ACKS_METHOD, DISK_KEY, GENERATION_KEY, PUSH_METHOD
+from coriolis.agent.lanes.grpc_sink import decode_or_end
 from coriolis.agent.sink_disk import SinkDisk
-from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration, Unavailable
-from coriolis.rpc.blocking import build_blocking_server
+from coriolis.errors import CoriolisError, Denied, InvalidInput, StaleGeneration, Unavailable
+from coriolis.rpc.blocking import abort_with, build_blocking_server
 from coriolis.rpc.channel import DATA_MESSAGE_BYTES
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.rpc.identity import peer_identity
 from coriolis.rpc.interceptors import INTERNAL_ERROR_TEXT
-from coriolis.rpc.status import status_of, trailing_metadata
 from coriolis.rpc.tls import TlsFiles
-from coriolis.transfer.codec import Frame, decode
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +48,8 @@ class TransferServicer:
         self._allowed = allowed_identity
         self._direct_port = direct_port
         self._on_opened = on_opened
+        self.lane_ports: list[int] = []
+        """Of the processes that take gRPC lanes; without any, lanes come to this server."""
         self._loop = asyncio.get_running_loop()
 
     def _disk(self, context: Context, disk_id: str) -> SinkDisk:
@@ -67,6 +68,7 @@ class TransferServicer:
         answer = disk.open(request)
         self._in_loop(self._tell_opened(disk))
         answer.direct_port = self._direct_port
+        answer.lane_ports.extend(self.lane_ports)
         return answer
 
     async def _tell_opened(self, disk: SinkDisk) -> None:
@@ -99,16 +101,8 @@ class TransferServicer:
         if metadata.get(GENERATION_KEY) != str(disk.generation):
             raise StaleGeneration("the stream belongs to a replaced attempt")
         for message in messages:
-            disk.take_here(_decode(message))
+            disk.take_here(decode_or_end(message))
         return b""
-
-
-def _decode(message: bytes) -> Frame:
-    """The frame. A damaged header does not say which cell to send again: the lane ends, as with ``direct``."""
-    try:
-        return decode(message)
-    except Corrupt as damaged:
-        raise Unavailable(f"the lane ends: {damaged.message}") from damaged
 
 
 async def _listen(disk: SinkDisk) -> Any:
@@ -140,20 +134,26 @@ def _abort(method: str, context: Context, error: Exception) -> NoReturn:
         if context.is_active():  # a broken stream ends its iterator with an error of gRPC's own
             log.error("call failed unexpectedly", method=method, exc_info=error)
         error = CoriolisError(INTERNAL_ERROR_TEXT)
-    context.set_trailing_metadata(trailing_metadata(error))
-    context.abort(status_of(error), error.message)
-    raise AssertionError("abort returned")
+    abort_with(context, error)
 
 
 class Listener:
-    """A started server: gRPC on ``port``, accepted ``direct`` connections through ``on_connection``."""
+    """Started servers: gRPC on ``port``, accepted ``direct`` connections through ``on_connection``."""
 
-    def __init__(self, server: grpc.Server, port: int, direct: socket.socket) -> None:
-        self._server, self.port, self._direct = server, port, direct
-        self.direct_port = int(direct.getsockname()[1])
+    def __init__(
+        self, server: grpc.Server, port: int, servicer: TransferServicer, direct: socket.socket | None
+    ) -> None:
+        self._server, self.port, self._servicer, self._direct = server, port, servicer, direct
+        self.direct_port = _port_of(direct)
+
+    def lanes_on(self, ports: list[int]) -> None:
+        """Tell sources of more ports for gRPC lanes."""
+        self._servicer.lane_ports = [port for port in ports if port]
 
     async def accept_direct(self, take: Callable[[socket.socket], None]) -> None:
         """Hand every connection on, until cancelled."""
+        if self._direct is None:
+            return
         loop = asyncio.get_running_loop()
         while True:
             connection, _ = await loop.sock_accept(self._direct)
@@ -161,7 +161,8 @@ class Listener:
             take(connection)
 
     async def stop(self, grace_s: float) -> None:
-        self._direct.close()
+        if self._direct is not None:
+            self._direct.close()
         await asyncio.to_thread(self._server.stop(grace_s).wait)
 
 
@@ -173,21 +174,19 @@ def start_listener(
     on_opened: OnOpened = lambda disk: None,
     ports: PortRange | None = None,
 ) -> Listener:
-    """Servers on two free ports of ``bind_host`` (of ``ports``, if given). Call it in the disks' event loop."""
-    direct = bind_data_socket(bind_host, ports)
+    """Servers on free ports of ``bind_host`` (of ``ports``, if given). Call it in the disks' event loop."""
     pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="transfer")
+    server, port = bind_server(
+        bind_host,
+        ports,
+        lambda at: build_blocking_server(at, tls, pool, max_calls=MAX_THREADS, max_message_bytes=DATA_MESSAGE_BYTES),
+    )
     try:
-        server, port = bind_server(
-            bind_host,
-            ports,
-            lambda at: build_blocking_server(
-                at, tls, pool, max_calls=MAX_THREADS, max_message_bytes=DATA_MESSAGE_BYTES
-            ),
-        )
-    except BaseException:
-        direct.close()
-        raise
-    servicer = TransferServicer(disks, allowed_identity, int(direct.getsockname()[1]), on_opened)
+        direct = bind_data_socket(bind_host, ports)
+    except Unavailable as taken:
+        log.info("no second port for the direct transport", reason=taken.message)
+        direct = None
+    servicer = TransferServicer(disks, allowed_identity, _port_of(direct), on_opened)
     handlers = {
         "OpenDisk": _unary(servicer.open_disk, pb.OpenDiskRequest),
         "CompareCells": _unary(servicer.compare_cells, pb.CompareCellsRequest),
@@ -199,7 +198,7 @@ def start_listener(
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("coriolis.v1.TransferService", handlers),))
     server.start()
-    return Listener(server, port, direct)
+    return Listener(server, port, servicer, direct)
 
 
 def _unary(method: Callable[[Any, Context], Any], request: Any) -> grpc.RpcMethodHandler[Any, Any]:
@@ -208,6 +207,10 @@ def _unary(method: Callable[[Any, Context], Any], request: Any) -> grpc.RpcMetho
         request_deserializer=request.FromString,
         response_serializer=lambda answer: answer.SerializeToString(),
     )
+
+
+def _port_of(listener: socket.socket | None) -> int:
+    return 0 if listener is None else int(listener.getsockname()[1])
 
 
 def _name(method: str) -> str:

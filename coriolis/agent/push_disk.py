@@ -43,11 +43,18 @@ _LANE_NUMBERS = itertools.count()
 OpenAcks = Callable[[], "grpc.aio.UnaryStreamCall[bytes, bytes]"]
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """Ports of a sink: for direct lanes (0: none), and further ones for gRPC lanes."""
+
+    direct_port: int = 0
+    lane_ports: tuple[int, ...] = ()
+
+
 class Route(msgspec.Struct, frozen=True):
-    """How lanes reach the sink. ``rtt_s``: measured round-trip time, seconds."""
+    """How lanes reach the sink: they take turns at ``addresses``. ``rtt_s``: measured round-trip time, seconds."""
 
     transport: str
-    address: str
+    addresses: tuple[str, ...]
     peer: str
     rtt_s: float
 
@@ -145,9 +152,8 @@ class PushDisk:
         self._lanes[number] = _Lane(link, heard_s=time.monotonic())
         link.takers[number] = self._take
         route = self._route
-        opening = OpenLane(
-            number, self._disk_id, route.transport, route.address, route.peer, route.rtt_s >= MIDDLE_PATH_S
-        )
+        address = route.addresses[number % len(route.addresses)]
+        opening = OpenLane(number, self._disk_id, route.transport, address, route.peer, route.rtt_s >= MIDDLE_PATH_S)
         link.send(opening)
 
     def _take(self, message: FromHost) -> None:

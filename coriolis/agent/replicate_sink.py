@@ -89,11 +89,11 @@ async def _open_disks(context: TaskContext, target: VolumeTarget, stack: AsyncEx
 @asynccontextmanager
 async def _listening(context: TaskContext, disks: Mapping[str, SinkDisk]) -> AsyncIterator[None]:
     place, allowed = context.workplace, context.assignment.allowed_identity
-    hosts = SinkHosts(place.tls, allowed)
+    hosts = SinkHosts(place.tls, allowed, place.bind_host, place.data_ports)
     listener = start_listener(place.tls, place.bind_host, disks, allowed, hosts.attach, place.data_ports)
     accepting = asyncio.create_task(listener.accept_direct(hosts.take))
     try:
-        await hosts.start(list(disks.values()))
+        listener.lanes_on(await hosts.start(list(disks.values())))
         async with offer_road(context, {"grpc": listener.port, "direct": listener.direct_port}):
             context.listening(join_address(place.advertise_host, listener.port))
             yield

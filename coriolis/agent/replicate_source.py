@@ -15,7 +15,7 @@ from coriolis.agent.data_port import split_address
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.disk_progress import ProgressReport
 from coriolis.agent.lanes.hosts import SourceHosts, source_hosts
-from coriolis.agent.push_disk import Limits, Route
+from coriolis.agent.push_disk import Limits, Offer, Route
 from coriolis.agent.replicate_sink import disk_file
 from coriolis.agent.road import open_road
 from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk, Wiring
@@ -113,9 +113,9 @@ async def _send_disks(
 
 
 async def _choose(
-    context: TaskContext, disk_id: str, ways: Ways, wanted: Transport, direct_port: int, rtt_s: float
+    context: TaskContext, disk_id: str, ways: Ways, wanted: Transport, offer: Offer, rtt_s: float
 ) -> Route:
-    route = await choose_route(wanted, ways, direct_port, rtt_s)
+    route = await choose_route(wanted, ways, offer, rtt_s)
     context.event(
         f"disk {disk_id}: sent by the {route.transport} transport, path {ways.path}, round trip {rtt_s * 1000:.1f} ms"
     )

@@ -16,7 +16,7 @@ from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.grpc_lane import ACKS_METHOD
 from coriolis.agent.lanes.hosts import SourceHosts
 from coriolis.agent.lanes.messages import AttachDisk
-from coriolis.agent.push_disk import Limits, PushDisk, Route
+from coriolis.agent.push_disk import Limits, Offer, PushDisk, Route
 from coriolis.errors import Corrupt
 from coriolis.providers.base import BlockReader
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
@@ -67,12 +67,11 @@ class PassDisk(msgspec.Struct, frozen=True):
 
 
 class Wiring(msgspec.Struct, frozen=True):
-    """What a disk needs of its task. ``choose_route`` gets the sink's direct port (0: none) and the round trip in
-    seconds."""
+    """What a disk needs of its task. ``choose_route`` gets what the sink offers and the round trip in seconds."""
 
     open_control: Callable[[], grpc.aio.Channel]
     hosts: SourceHosts
-    choose_route: Callable[[int, float], Awaitable[Route]]
+    choose_route: Callable[[Offer, float], Awaitable[Route]]
     limits: Limits
     pace: Pace
 
@@ -106,7 +105,9 @@ class SourceDisk:
             self.sender = sender
             await self._skip_known(stub, sender, table, opened, disk_plan)
             if not sender.exhausted:
-                self.route = await self._wiring.choose_route(opened.direct_port, await self._round_trip_s(stub))
+                self.route = await self._wiring.choose_route(
+                    Offer(opened.direct_port, tuple(opened.lane_ports)), await self._round_trip_s(stub)
+                )
                 await self._push_all(control, sender, self.route)
             await self._seal(stub, sender)
 

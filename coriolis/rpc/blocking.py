@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 import grpc
 
-from coriolis.errors import Unavailable
+from coriolis.errors import CoriolisError, Unavailable
 from coriolis.rpc.channel import CONTROL_MESSAGE_BYTES, channel_options
 from coriolis.rpc.identity import Identity
 from coriolis.rpc.server import server_options
+from coriolis.rpc.status import status_of, trailing_metadata
 from coriolis.rpc.tls import TlsFiles, channel_credentials, server_credentials
 
 
@@ -19,6 +21,13 @@ def open_blocking_channel(
     """A channel with a connection of its own to exactly ``expected_identity``; as ``channel.open_channel``."""
     options = channel_options(expected_identity, None, max_message_bytes, True)
     return grpc.secure_channel(address, channel_credentials(tls), options=options)
+
+
+def abort_with(context: grpc.ServicerContext, error: CoriolisError) -> NoReturn:
+    """End a call with ``error``."""
+    context.set_trailing_metadata(trailing_metadata(error))
+    context.abort(status_of(error), error.message)
+    raise AssertionError("abort returned")
 
 
 def build_blocking_server(

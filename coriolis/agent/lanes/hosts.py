@@ -8,9 +8,10 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from coriolis.agent.data_port import PortRange
 from coriolis.agent.lanes.host_link import HostLink
 from coriolis.agent.lanes.loop_io import LoopReader
-from coriolis.agent.lanes.messages import AttachDisk, HostStart, TakeConnection
+from coriolis.agent.lanes.messages import AttachDisk, HostStart, Serving, TakeConnection
 from coriolis.agent.lanes.sink_host import ServedDisk, SinkHost
 from coriolis.agent.lanes.source_host import SourceHost
 from coriolis.agent.sink_disk import SinkDisk
@@ -87,28 +88,33 @@ async def source_hosts(tls: TlsFiles, disk_bytes: Sequence[int] = ()) -> AsyncIt
 
 
 class SinkHosts:
-    """Hosts for ``direct`` lanes: processes where every volume has a descriptor, else one thread."""
+    """Hosts for lanes: processes where every volume has a descriptor, else one thread."""
 
-    def __init__(self, tls: TlsFiles, allowed: str) -> None:
-        self._tls, self._allowed = tls, allowed
+    def __init__(self, tls: TlsFiles, allowed: str, bind_host: str, ports: PortRange | None = None) -> None:
+        self._tls, self._allowed, self._bind_host, self._ports = tls, allowed, bind_host, ports
         self._links: list[HostLink] = []
         self._served: dict[str, ServedDisk] = {}
         self._next = 0
         self._in_processes = False
 
-    async def start(self, disks: list[SinkDisk]) -> None:
-        """Begin to serve ``disks`` once they are opened."""
+    async def start(self, disks: list[SinkDisk]) -> list[int]:
+        """Begin to serve ``disks`` once they are opened; returns the ports of the processes' gRPC servers."""
         large = any(disk.volume_bytes >= WORTH_A_PROCESS_BYTES for disk in disks)
         self._in_processes = large and all(disk.descriptor() is not None for disk in disks)
+        serving: list[asyncio.Future[int]] = []
         for _ in range(lane_processes() if self._in_processes else 1):
             link = HostLink()
             link.takers.update({disk.disk_id: disk.take for disk in disks})
             link.on_end.append(_fail_all(disks))
             self._links.append(link)
             if self._in_processes:
-                await link.start_process(HostStart("sink", os.getpid(), self._tls, self._allowed))
+                serving.append(_first_port(link))
+                ports = (self._ports.first, self._ports.last) if self._ports else (0, 0)
+                start = HostStart("sink", os.getpid(), self._tls, self._allowed, self._bind_host, ports)
+                await link.start_process(start)
             else:
                 link.start_thread(lambda end: SinkHost(end, self._tls, self._allowed, self._served).run())
+        return [await port for port in serving]
 
     def attach(self, disk: SinkDisk) -> None:
         """Serve a disk that its source has opened."""
@@ -140,3 +146,16 @@ def _fail_all(disks: list[SinkDisk]) -> Callable[[], None]:
             disk.fail(Unavailable("a lane host's process ended"))
 
     return fail
+
+
+def _first_port(link: HostLink) -> asyncio.Future[int]:
+    """Where a process takes gRPC lanes; 0 if it ends before it says so."""
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def settle(number: int) -> None:
+        if not port.done():
+            port.set_result(number)
+
+    link.takers[""] = lambda message: settle(message.port) if isinstance(message, Serving) else None
+    link.on_end.append(lambda: settle(0))
+    return port

@@ -20,13 +20,15 @@ MAX_SILENCE_S = 0.1
 
 
 class HostStart(msgspec.Struct, frozen=True, tag="start", array_like=True):
-    """First message to a host's process. ``role``: source or sink; ``allowed``: for a sink, the identity that
-    may send."""
+    """First message to a host's process. ``role``: source or sink; for a sink, ``allowed`` is the identity that
+    may send, and ``bind_host`` and ``ports`` (first, last; 0: any) say where its gRPC lanes may listen."""
 
     role: str
     parent_pid: int
     tls: TlsFiles
     allowed: str = ""
+    bind_host: str = ""
+    ports: tuple[int, int] = (0, 0)
 
 
 class AttachDisk(msgspec.Struct, frozen=True, tag="disk", array_like=True):
@@ -99,6 +101,12 @@ class Sent(msgspec.Struct, frozen=True, tag="sent", array_like=True):
     send_s: float
 
 
+class Serving(msgspec.Struct, frozen=True, tag="serving", array_like=True):
+    """A sink's host listens for gRPC lanes; 0: it could not get a port."""
+
+    port: int
+
+
 class LaneUp(msgspec.Struct, frozen=True, tag="up", array_like=True):
     lane: int
 
@@ -149,7 +157,7 @@ class DiskFailed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
 
 
 ToHost = HostStart | AttachDisk | OpenLane | SendBatch | CloseLane | TakeConnection
-FromHost = Sent | LaneUp | LaneDown | Wrote | Refused | DiskFailed
+FromHost = Sent | Serving | LaneUp | LaneDown | Wrote | Refused | DiskFailed
 
 
 def _to_wire(value: object) -> object:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 
 from coriolis.agent.lanes.malloc import keep_freed_memory
-from coriolis.agent.lanes.messages import MAX_PACKET_BYTES, HostStart, decode_to_host
+from coriolis.agent.lanes.messages import MAX_PACKET_BYTES, HostStart, Serving, decode_to_host, encode_message
 from coriolis.agent.lanes.parent import die_with_parent
 
 
 def main() -> None:
+    """Serve until the task closes its end. Each role loads only what it needs: a start takes a fraction of a second."""
     keep_freed_memory()
     link = socket.socket(fileno=0)
     start = decode_to_host(link.recv(MAX_PACKET_BYTES))
@@ -22,7 +23,13 @@ def main() -> None:
     else:
         from coriolis.agent.lanes.sink_host import SinkHost
 
-        SinkHost(link, start.tls, start.allowed, {}).run()
+        host = SinkHost(link, start.tls, start.allowed, {})
+        if start.bind_host:
+            from coriolis.agent.lanes.grpc_sink import serve_grpc_lanes
+
+            port = serve_grpc_lanes(host, start.tls, start.bind_host, start.ports)
+            link.send(encode_message(Serving(port)))
+        host.run()
 
 
 if __name__ == "__main__":

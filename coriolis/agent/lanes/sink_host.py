@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -14,17 +14,14 @@ from coriolis.agent.lanes.hello import HELLO_BYTES, encode_answer, hello_rest
 from coriolis.agent.lanes.messages import (
     MAX_PACKET_BYTES,
     MAX_TEXT_CHARS,
-    WORDS_AT_ONCE,
     AttachDisk,
     DiskFailed,
-    FromHost,
     Refused,
     TakeConnection,
-    Wrote,
     WroteFrame,
     decode_to_host,
-    encode_message,
 )
+from coriolis.agent.lanes.teller import Teller
 from coriolis.agent.lanes.tls_stream import TlsReceiver, server_context
 from coriolis.agent.lanes.touched import map_touched
 from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration
@@ -83,6 +80,7 @@ class SinkHost:
         self._link = link
         self._allowed = allowed
         self._context = server_context(tls)
+        self._teller = Teller(link)
         self._disks = disks
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -134,19 +132,12 @@ class SinkHost:
             disk.disk_id, intake, DescriptorWriter(volume, disk.label), self._allowed
         )
 
-    def _say(self, message: FromHost) -> None:
-        try:
-            self._link.send(encode_message(message))
-        except OSError:
-            return  # the task has closed its end: nobody listens any more
-
     def _serve(self, connection: socket.socket) -> None:
         stream = TlsReceiver(connection, self._context)
         try:
             disk = self._greet(stream)
-            if disk is not None and not receive_frames(stream, disk, self._say):
-                # the source hears of it with its acks; a lane that just ended it would open again
-                self._ending.wait(FAILED_LINGER_S)
+            if disk is not None:
+                self.take_frames(frames_of(stream), disk, stream.more_comes)
         except CoriolisError:
             return  # the source sees its lane end, and sends again what was not acknowledged
         finally:
@@ -162,18 +153,31 @@ class SinkHost:
         name = memoryview(bytearray(length))
         stream.read_into(name)
         try:
-            disk = self._disks.get(bytes(name).decode("utf-8", "replace"))
-            if identity != self._allowed:
-                raise Denied("this sink was assigned another source")
-            if disk is None:
-                raise InvalidInput("that disk is not part of this task")
-            if generation != disk.intake.generation:
-                raise StaleGeneration("the lane belongs to a replaced attempt")
+            disk = self.disk_for(identity, bytes(name).decode("utf-8", "replace"), generation)
         except CoriolisError as refused:
             stream.answer(encode_answer(refused))
             return None
         stream.answer(encode_answer())
         return disk
+
+    def disk_for(self, identity: str, disk_id: str, generation: int) -> ServedDisk:
+        """The disk that a lane may write to. Raises Denied, InvalidInput, StaleGeneration."""
+        if identity != self._allowed:
+            raise Denied("this sink was assigned another source")
+        disk = self._disks.get(disk_id)
+        if disk is None:
+            raise InvalidInput("that disk is not part of this task")
+        if generation != disk.intake.generation:
+            raise StaleGeneration("the lane belongs to a replaced attempt")
+        return disk
+
+    def take_frames(
+        self, frames: Iterable[Frame], disk: ServedDisk, more_comes: Callable[[], bool | None] = lambda: None
+    ) -> None:
+        """Until the lane ends. Raises as ``receive_frames``."""
+        if not receive_frames(frames, disk, self._teller, more_comes):
+            # the source hears of it with its acks; a lane that just ended it would open again
+            self._ending.wait(FAILED_LINGER_S)
 
 
 def _wake(connection: socket.socket) -> None:
@@ -184,40 +188,28 @@ def _wake(connection: socket.socket) -> None:
         return  # ended by itself
 
 
-def receive_frames(stream: TlsReceiver, disk: ServedDisk, say: Callable[[FromHost], None]) -> bool:
-    """Until the lane ends; False when the disk failed, for whatever reason.
+def receive_frames(
+    frames: Iterable[Frame], disk: ServedDisk, teller: Teller, more_comes: Callable[[], bool | None]
+) -> bool:
+    """Until the lane ends; False when the disk failed, for whatever reason. ``more_comes``: for ``Teller.add``.
 
-    Raises Unavailable when the lane breaks, Corrupt for a header that nothing can be made of: then the source sends
-    again on another lane.
+    Raises Unavailable when the lane breaks, Corrupt for a header that nothing can be made of.
     """
-    wrote: list[WroteFrame] = []
-
-    def tell() -> None:
-        if wrote:
-            say(Wrote(disk.disk_id, tuple(wrote)))
-            wrote.clear()
-
     try:
-        for frame in _frames(stream):
+        for frame in frames:
             try:
-                said = take_frame(disk, frame)
+                teller.add(disk.disk_id, take_frame(disk, frame), more_comes())
             except StaleGeneration:
                 continue  # fence 3: dropped
             except CoriolisError as failed:
-                say(DiskFailed(disk.disk_id, failed.code, failed.message[:MAX_TEXT_CHARS]))
+                teller.say(DiskFailed(disk.disk_id, failed.code, failed.message[:MAX_TEXT_CHARS]))
                 return False
-            if isinstance(said, WroteFrame):
-                wrote.append(said)
-            else:
-                say(said)
-            if len(wrote) >= WORDS_AT_ONCE or stream.idle:
-                tell()
         return True
     finally:
-        tell()
+        teller.flush(disk.disk_id)
 
 
-def _frames(stream: TlsReceiver) -> Iterator[Frame]:
+def frames_of(stream: TlsReceiver) -> Iterator[Frame]:
     head = memoryview(bytearray(HEADER_BYTES))
     body = memoryview(bytearray(CELL_BYTES))
     while stream.read_into(head):

@@ -134,14 +134,13 @@ class TlsReceiver:
             position += got
         return True
 
-    @property
-    def idle(self) -> bool:
-        """Nothing more has arrived yet."""
+    def more_comes(self) -> bool:
+        """Something more has arrived already."""
         if self._in.pending or self._tls.pending():
-            return False
+            return True
         poll = select.poll()  # select(2) knows no descriptor above 1023
         poll.register(self._socket, select.POLLIN)
-        return not poll.poll(0)
+        return bool(poll.poll(0))
 
     def answer(self, data: bytes) -> None:
         """Send a few bytes."""

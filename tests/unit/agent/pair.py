@@ -181,9 +181,9 @@ class Lab:
                 "t", "d", generation, pass_number, volume, self.volume, journal, self.manifest, agent(allowed)
             )
             self.sinks.append(disk)
-            hosts = SinkHosts(self.tls["sink"], agent(allowed))
+            hosts = SinkHosts(self.tls["sink"], agent(allowed), "127.0.0.1")
             listener = start_listener(self.tls["sink"], "127.0.0.1", {"d": disk}, agent(allowed), hosts.attach)
-            await hosts.start([disk])
+            listener.lanes_on(await hosts.start([disk]))
             background = [
                 asyncio.create_task(disk.flush_regularly()),
                 asyncio.create_task(listener.accept_direct(hosts.take)),
