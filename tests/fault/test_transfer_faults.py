@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from coriolis.agent import listener, push_disk
+from coriolis.agent import push_disk
 from coriolis.agent.choose_route import Transport
-from coriolis.agent.lanes import sink_host
+from coriolis.agent.lanes import grpc_sink, sink_host
 from coriolis.agent.manifest_update import differing_cells
 from coriolis.agent.source_disk import SourceDisk
 from coriolis.errors import CoriolisError
@@ -181,7 +181,7 @@ async def test_a_bit_of_a_payload_flipped_above_tls(
 async def test_a_bit_of_a_header_flipped_above_tls(
     tmp_path: Path, tls: dict[str, TlsFiles], transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module: Any = listener if transport == "grpc" else sink_host
+    module: Any = grpc_sink if transport == "grpc" else sink_host
     name = "decode" if transport == "grpc" else "decode_header"
     real = getattr(module, name)
     for number in range(RUNS):

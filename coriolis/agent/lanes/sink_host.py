@@ -24,7 +24,7 @@ from coriolis.agent.lanes.messages import (
 from coriolis.agent.lanes.teller import Teller
 from coriolis.agent.lanes.tls_stream import TlsReceiver, server_context
 from coriolis.agent.lanes.touched import map_touched
-from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration
+from coriolis.errors import CoriolisError, Corrupt, Denied, StaleGeneration, Unavailable
 from coriolis.rpc.tls_files import TlsFiles
 from coriolis.transfer.cells import CELL_BYTES
 from coriolis.transfer.codec import HEADER_BYTES, Frame, decode_header, with_payload
@@ -161,12 +161,13 @@ class SinkHost:
         return disk
 
     def disk_for(self, identity: str, disk_id: str, generation: int) -> ServedDisk:
-        """The disk that a lane may write to. Raises Denied, InvalidInput, StaleGeneration."""
+        """The disk that a lane may write to. Raises Denied, Unavailable, StaleGeneration."""
         if identity != self._allowed:
             raise Denied("this sink was assigned another source")
         disk = self._disks.get(disk_id)
         if disk is None:
-            raise InvalidInput("that disk is not part of this task")
+            # its first lane may be quicker than the task's word that it was opened
+            raise Unavailable("that disk is not open here, or not yet")
         if generation != disk.intake.generation:
             raise StaleGeneration("the lane belongs to a replaced attempt")
         return disk

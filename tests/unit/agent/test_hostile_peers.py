@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coriolis.agent import listener, push_disk
+from coriolis.agent import push_disk
 from coriolis.agent.choose_route import Transport
 from coriolis.agent.disk_journal import DiskJournal
-from coriolis.agent.lanes import sink_host
-from coriolis.agent.lanes.messages import DiskFailed, FromHost, Refused, Wrote, WroteFrame
-from coriolis.agent.lanes.sink_host import ServedDisk, receive_frames, take_frame
+from coriolis.agent.lanes import grpc_sink, sink_host
+from coriolis.agent.lanes.grpc_sink import decode_or_end
+from coriolis.agent.lanes.messages import DiskFailed, FromHost, Refused, WroteFrame
+from coriolis.agent.lanes.sink_host import ServedDisk, frames_of, receive_frames
 from coriolis.agent.sink_disk import AckQueue, OpenedDisk, SinkDisk
 from coriolis.errors import CoriolisError, Corrupt, InvalidInput, StaleGeneration, Unavailable
 from coriolis.model.resource import Volume
@@ -64,10 +65,6 @@ class MemoryStream:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    @property
-    def idle(self) -> bool:
-        return not self._data
-
     def read_into(self, view: memoryview) -> bool:
         if not self._data:
             return False
@@ -78,15 +75,34 @@ class MemoryStream:
         return True
 
 
+class Heard:
+    """What lanes tell. Meets what ``receive_frames`` needs of Teller."""
+
+    def __init__(self) -> None:
+        self.words: list[Any] = []
+
+    def add(self, disk_id: str, said: WroteFrame | Refused, more_comes: bool | None = None) -> None:
+        self.words.append(said)
+
+    def flush(self, disk_id: str) -> None: ...
+
+    def say(self, message: FromHost) -> None:
+        self.words.append(message)
+
+
 def by_grpc(disk: ServedDisk, message: bytes) -> list[Any]:
-    return [take_frame(disk, decode(message))]
+    heard: Any = Heard()
+    receive_frames((decode_or_end(each) for each in [message]), disk, heard, lambda: None)
+    words: list[Any] = heard.words
+    return words
 
 
 def by_direct(disk: ServedDisk, message: bytes) -> list[Any]:
-    said: list[FromHost] = []
+    heard: Any = Heard()
     stream: Any = MemoryStream(message)
-    receive_frames(stream, disk, said.append)
-    return [frame for each in said for frame in (each.frames if isinstance(each, Wrote) else [each])]
+    receive_frames(frames_of(stream), disk, heard, lambda: False)
+    words: list[Any] = heard.words
+    return words
 
 
 def new_victim(size: int = SIZE) -> tuple[ServedDisk, MemoryCells]:
@@ -267,7 +283,7 @@ async def test_a_damaged_header_costs_its_lane_and_nothing_is_written_for_it(
     here.volume = volume = ExactVolume(len(disk))
     volume.truth = disk
     hits = iter([11, 3, 20])
-    module: Any = listener if transport == "grpc" else sink_host
+    module: Any = grpc_sink if transport == "grpc" else sink_host
     name = "decode" if transport == "grpc" else "decode_header"
     real = getattr(module, name)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import struct
 import subprocess
 import sys
@@ -18,8 +19,8 @@ import numpy as np
 import pytest
 import zstandard
 
-from coriolis.agent.lanes.messages import FromHost
-from coriolis.agent.lanes.sink_host import ServedDisk, receive_frames
+from coriolis.agent.lanes.sink_host import ServedDisk, frames_of, receive_frames
+from coriolis.agent.lanes.teller import Teller
 from coriolis.errors import CoriolisError, Corrupt, StaleGeneration
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, cell_length, complement
 from coriolis.transfer.codec import (
@@ -196,8 +197,6 @@ def hostile_lanes(times: int) -> int:
             raise AssertionError("a bomb was written")
 
     class Stream:
-        idle = True
-
         def __init__(self, data: bytes) -> None:
             self.data = memoryview(data)
 
@@ -210,13 +209,15 @@ def hostile_lanes(times: int) -> int:
 
     disk = ServedDisk("d", Intake(SIZE, GENERATION, np.ones(CELLS, dtype=np.uint8)), NoWriter(), "")
     lanes = bombs()
+    ours, _theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)  # nobody reads what is told
+    teller = Teller(ours)
 
     def feed() -> None:
         for message in lanes:
-            said: list[FromHost] = []
             stream: Any = Stream(message)
             try:
-                receive_frames(stream, disk, said.append)
+                receive_frames(frames_of(stream), disk, teller, lambda: False)
             except CoriolisError:
                 continue
 
