@@ -22,7 +22,7 @@ from coriolis.agent.lanes.messages import (
     decode_to_host,
 )
 from coriolis.agent.lanes.teller import Teller
-from coriolis.agent.lanes.tls_stream import TlsReceiver, server_context
+from coriolis.agent.lanes.tls_stream import SILENCE_S, TlsReceiver, server_context
 from coriolis.agent.lanes.touched import map_touched
 from coriolis.errors import CoriolisError, Corrupt, Denied, StaleGeneration, Unavailable
 from coriolis.rpc.tls_files import TlsFiles
@@ -32,6 +32,8 @@ from coriolis.transfer.receiver import Accepted, Intake, Write
 
 MAX_CONNECTIONS = 64
 """Lanes that one host serves at once."""
+GREETING_TIMEOUT_S = 10.0
+"""A connection that has not said who it is keeps one of those places for this long without a word."""
 STOP_WAIT_S = 5.0
 FAILED_LINGER_S = 10.0
 
@@ -145,6 +147,7 @@ class SinkHost:
             self._open.discard(connection)
 
     def _greet(self, stream: TlsReceiver) -> ServedDisk | None:
+        stream.wait_at_most(GREETING_TIMEOUT_S)
         identity = stream.handshake()
         head = memoryview(bytearray(HELLO_BYTES))
         if not stream.read_into(head):
@@ -158,6 +161,7 @@ class SinkHost:
             stream.answer(encode_answer(refused))
             return None
         stream.answer(encode_answer())
+        stream.wait_at_most(SILENCE_S)
         return disk
 
     def disk_for(self, identity: str, disk_id: str, generation: int) -> ServedDisk:

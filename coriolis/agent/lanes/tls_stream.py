@@ -102,6 +102,10 @@ class TlsReceiver:
         connection.settimeout(SILENCE_S)
         tune(connection)
 
+    def wait_at_most(self, seconds: float) -> None:
+        """For each piece of the peer's words from now on."""
+        self._socket.settimeout(seconds)
+
     def handshake(self) -> str:
         """The client's SPIFFE URI. Raises Denied without exactly one."""
         self._until_done(self._tls.do_handshake)
