@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 MAX_COMPARED_CELLS = 4096
 _FLUSH_POLL_S = 0.1
-ACK_DELAY_S = 0.003
+ACK_DELAY_S = 0.005
 """Acks of this long travel together: a message each would cost more than the cells they are for."""
 
 AckQueue = queue.SimpleQueue["bytes | CoriolisError | None"]

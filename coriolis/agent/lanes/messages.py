@@ -13,7 +13,7 @@ from coriolis.rpc.tls_files import TlsFiles
 MAX_PACKET_BYTES = 64 << 10
 """A batch names at most 64 zero runs and some cells; everything else is smaller."""
 MAX_TEXT_CHARS = 2000
-WORDS_AT_ONCE = 4
+WORDS_AT_ONCE = 8
 """Cells told of in one message, at most: each message costs the task about as much as hashing a cell."""
 MAX_SILENCE_S = 0.1
 """What was sent is told after this long, however little it is."""
