@@ -47,6 +47,8 @@ def serve_grpc_lanes(host: SinkHost, tls: TlsFiles, bind_host: str, ports: tuple
     service, _, method = PUSH_METHOD.strip("/").partition("/")
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
     server.start()
+    # gRPC ends a server that nobody holds any more
+    host.keep(server)
     return port
 
 

@@ -87,6 +87,7 @@ class SinkHost:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._ending = threading.Event()
+        self._kept: list[object] = []
         self._descriptors: list[int] = []
 
     def run(self) -> None:
@@ -163,6 +164,10 @@ class SinkHost:
         stream.answer(encode_answer())
         stream.wait_at_most(SILENCE_S)
         return disk
+
+    def keep(self, server: object) -> None:
+        """Hold what must live as long as this host."""
+        self._kept.append(server)
 
     def disk_for(self, identity: str, disk_id: str, generation: int) -> ServedDisk:
         """The disk that a lane may write to. Raises Denied, Unavailable, StaleGeneration."""
