@@ -27,7 +27,7 @@ from coriolis.transfer.manifest import decode_manifest
 from tests.fault.children import seeded
 from tests.fault.wire import Wire
 from tests.unit.agent.pair import Lab, MemoryVolume, certificates, content, full_plan, sent
-from tests.unit.agent.test_hostile_peers import SpiedSink
+from tests.unit.agent.spied_sink import SpiedSink
 
 RUNS = int(os.environ.get("CORIOLIS_FAULT_RUNS", "3"))
 MIB = 1 << 20

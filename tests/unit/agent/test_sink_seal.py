@@ -13,8 +13,8 @@ from coriolis.errors import Corrupt
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.transfer.codec import Frame, FrameKind, cell_digest
 from coriolis.transfer.table import CellTable
+from tests.unit.agent.open_sink import DISK, GENERATION, MIB, opened_sink, take
 from tests.unit.agent.pair import Lab, MemoryVolume
-from tests.unit.agent.test_hostile_peers import DISK, GENERATION, MIB, opened_sink, take
 
 MakeLab = Callable[[int], Lab]
 
