@@ -188,20 +188,81 @@ class VerifiedDisk(Answer):
     differing_bytes: int
     first_difference: int | None
     message: str | None
+    size_bytes: int
+    cells: int
+    checked_cells: int
+    differing_cell_count: int
+    differing_cells: list[int]
+    root: str | None
 
 
 class Verification(Answer):
-    """``status`` is RUNNING, COMPLETED (all equal), DIFFERS or ERROR."""
+    """``status`` is RUNNING, COMPLETED (all equal), DIFFERS or ERROR; ``sample`` is null when every cell is read."""
 
     id: Identifier
     migration_id: Identifier
     status: Literal["RUNNING", "COMPLETED", "DIFFERS", "ERROR"]
     disks: list[VerifiedDisk]
     message: str | None
+    sample: str | None
+    seed: int | None
 
 
 class VerificationAnswer(Answer):
     verification: Verification
+
+
+class DeployedManifest(Answer):
+    """What conversion made of a sealed disk, by the word of the agent that converted it."""
+
+    root: str
+    deployed_at: Timestamp
+    signer: str
+    data_cells: int
+    zero_cells: int
+
+
+class Manifest(Answer):
+    """Of the last sealed pass of a disk; cells of ``cell_bytes``. ``signers``: the source's agent, the sink's."""
+
+    instance: str
+    disk_id: str
+    size_bytes: int
+    cell_bytes: int
+    pass_number: int
+    generation: int
+    snapshot_identity: str
+    data_cells: int
+    zero_cells: int
+    pass_root: str
+    root: str
+    sealed_at: Timestamp
+    signers: list[str]
+    deployed: DeployedManifest | None
+
+
+class ManifestsAnswer(Answer):
+    manifests: list[Manifest]
+
+
+class SignedStatement(Answer):
+    """``signature`` (base64) is over ``coriolis-statement-1``, a line feed and ``statement``, as it stands here."""
+
+    statement: str
+    signature: str
+    certificate: str
+
+
+class ManifestDetail(Manifest):
+    """``statements``: the source's, the sink's, the conversion's. Leaves (hex, one per GiB) are null above 64."""
+
+    statements: list[SignedStatement]
+    leaves: list[str] | None
+    deployed_leaves: list[str] | None
+
+
+class ManifestAnswer(Answer):
+    manifest: ManifestDetail
 
 
 class Service(Row):

@@ -25,7 +25,7 @@ from gateway.edge import Edge, add_standard_headers
 from gateway.embedded_identity import EmbeddedIdentity
 from gateway.identity import TokenValidator
 from gateway.problems import RESOURCE_NOT_FOUND, UNEXPECTED, from_error, problem, unauthorized, validation_message
-from gateway.routes import events, health, identity, limits, links, migrations, secrets, services
+from gateway.routes import events, health, identity, limits, links, manifests, migrations, secrets, services
 from gateway.settings import GatewayConfig
 from gateway.tokens import TokenSigner
 
@@ -57,6 +57,7 @@ def build_app(settings: GatewayConfig, backend: MeshBackend, validator: TokenVal
     for router in (
         events.router,
         migrations.router,
+        manifests.router,
         services.router,
         secrets.router,
         limits.router,

@@ -108,8 +108,13 @@ class MeshBackend:
             lambda channel: _jobs(channel).WatchMigration, request, lambda event: event.state.status in TERMINAL
         )
 
-    async def start_verification(self, project_id: str, migration_id: str) -> job_pb2.Verification:
-        request = job_pb2.StartVerificationRequest(project_id=project_id, migration_id=migration_id)
+    async def start_verification(
+        self, project_id: str, migration_id: str, sample: str, seed: int | None
+    ) -> job_pb2.Verification:
+        """``sample`` empty: every cell. InvalidInput for a wrong one, Conflict when no machine is finished."""
+        request = job_pb2.StartVerificationRequest(
+            project_id=project_id, migration_id=migration_id, sample=sample, seed=seed
+        )
         # two verifications do no harm, they only read
         answer = await self._leader.call(lambda channel: _jobs(channel).StartVerification, request, repeatable=True)
         started: job_pb2.Verification = answer.verification
@@ -121,6 +126,20 @@ class MeshBackend:
         )
         answer = await self._leader.call(lambda channel: _jobs(channel).GetVerification, request, repeatable=True)
         found: job_pb2.Verification = answer.verification
+        return found
+
+    async def list_manifests(self, project_id: str, migration_id: str) -> list[job_pb2.Manifest]:
+        request = job_pb2.ListManifestsRequest(project_id=project_id, migration_id=migration_id)
+        answer = await self._leader.call(lambda channel: _jobs(channel).ListManifests, request, repeatable=True)
+        return list(answer.manifests)
+
+    async def get_manifest(self, project_id: str, migration_id: str, disk_id: str, instance: str) -> job_pb2.Manifest:
+        """With statements and leaves. NotFound; Conflict when ``instance`` is needed to tell two disks apart."""
+        request = job_pb2.GetManifestRequest(
+            project_id=project_id, migration_id=migration_id, disk_id=disk_id, instance=instance
+        )
+        answer = await self._leader.call(lambda channel: _jobs(channel).GetManifest, request, repeatable=True)
+        found: job_pb2.Manifest = answer.manifest
         return found
 
     async def list_agents(self, project_id: str) -> list[cluster_pb2.Agent]:

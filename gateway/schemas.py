@@ -15,6 +15,8 @@ MAX_REQUEST_ID_CHARS = 128
 MAX_TYPE_CHARS = 64
 MAX_PASSES = 10
 MAX_LIMIT_CHARS = 200
+MAX_SAMPLE_CHARS = 32
+MAX_SEED = (1 << 53) - 1
 
 JsonObject = dict[str, Any]
 
@@ -149,6 +151,24 @@ class CancelArguments(Strict):
     force: bool = False
 
 
+class VerifyArguments(Strict):
+    """Without ``sample`` every cell is read."""
+
+    sample: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=MAX_SAMPLE_CHARS,
+            examples=["5%"],
+            description="How much of each disk to read: 5%, 200MiB; at least 1 MiB of each GiB is",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Field(ge=0, le=MAX_SEED, description="Repeats the choice of an earlier sample; default: a random one, told"),
+    ] = None
+
+
 class ActionBody(Strict):
     """Exactly one key: the action."""
 
@@ -168,4 +188,6 @@ class ActionBody(Strict):
         return body
 
     cancel: CancelArguments | None = None
-    verify: None = Field(default=None, description="Re-read the finished volumes against their manifests")
+    verify: VerifyArguments | None = Field(
+        default=None, description="Re-read the finished volumes against their manifests, whole or a sample"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -10,6 +11,9 @@ from gateway.identity import Caller
 from gateway.schemas import MigrationIn
 
 Document = dict[str, Any]
+
+CELL_BYTES = 1 << 20
+"""The unit of manifests, fixed by the transfer protocol."""
 
 EPOCH = "1970-01-01T00:00:00.000000"
 """Services are not stored, so they have no creation time; clients sort by it and need a string."""
@@ -175,6 +179,8 @@ def verification(message: job_pb2.Verification) -> Document:
         "migration_id": message.migration_id,
         "status": message.status,
         "message": message.message or None,
+        "sample": message.sample or None,
+        "seed": message.seed if message.sample else None,
         "disks": [
             {
                 "instance": one.instance,
@@ -183,9 +189,61 @@ def verification(message: job_pb2.Verification) -> Document:
                 "differing_bytes": one.differing_bytes,
                 "first_difference": one.first_difference if one.differing_bytes else None,
                 "message": one.message or None,
+                "size_bytes": one.size_bytes,
+                "cells": one.cells,
+                "checked_cells": one.checked_cells,
+                "differing_cell_count": one.differing_cell_count,
+                "differing_cells": list(one.differing_cells),
+                "root": one.root or None,
             }
             for one in message.disks
         ],
+    }
+
+
+def manifest(message: job_pb2.Manifest) -> Document:
+    """What was signed of a sealed disk, without the signatures."""
+    after = message.deployed
+    return {
+        "instance": message.instance,
+        "disk_id": message.disk_id,
+        "size_bytes": message.size_bytes,
+        "cell_bytes": CELL_BYTES,
+        "pass_number": message.pass_number,
+        "generation": message.generation,
+        "snapshot_identity": message.snapshot_identity,
+        "data_cells": message.data_cells,
+        "zero_cells": message.zero_cells,
+        "pass_root": message.pass_root,
+        "root": message.root,
+        "sealed_at": message.sealed_at,
+        "signers": list(message.signers),
+        "deployed": {
+            "root": after.root,
+            "deployed_at": after.deployed_at,
+            "signer": after.signer,
+            "data_cells": after.data_cells,
+            "zero_cells": after.zero_cells,
+        }
+        if message.HasField("deployed")
+        else None,
+    }
+
+
+def manifest_detail(message: job_pb2.Manifest) -> Document:
+    """``manifest`` with signatures, certificates and, for disks of at most 64 GiB, leaves."""
+    return {
+        **manifest(message),
+        "statements": [
+            {
+                "statement": one.statement,
+                "signature": base64.b64encode(one.signature).decode(),
+                "certificate": one.certificate,
+            }
+            for one in message.statements
+        ],
+        "leaves": [leaf.hex() for leaf in message.leaves] or None,
+        "deployed_leaves": [leaf.hex() for leaf in message.deployed.leaves] or None,
     }
 
 

@@ -1,15 +1,23 @@
-"""Keeping a disk's manifest true after conversion changed some of its cells."""
+"""The manifest of a disk that conversion changed after it was sealed, and which cells differ from a manifest.
+
+The sealed manifest stays as both agents signed it. What the volume holds after conversion is a second file beside it,
+the *deployed* manifest, which names the sealed one's root and is signed by the converting agent alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
+from coriolis.agent.notary import Notary
 from coriolis.durable_file import replace_file
+from coriolis.errors import Corrupt
 from coriolis.providers.base import BlockReader, BlockWriter
+from coriolis.transfer.attestation import DiskProof
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_length
 from coriolis.transfer.codec import cell_digest, nonzero_blocks
-from coriolis.transfer.manifest import decode_manifest, encode_manifest
+from coriolis.transfer.manifest import ManifestHead, decode_manifest, encode_manifest
 from coriolis.transfer.table import CellState, CellTable
 
 
@@ -47,13 +55,36 @@ class RecordingWriter:
             self.touched.update(range(offset // CELL_BYTES, (offset + length - 1) // CELL_BYTES + 1))
 
 
-async def update_manifest(path: Path, writer: RecordingWriter) -> None:
-    """Re-read the touched cells and store the manifest with their new digests."""
-    head, table = decode_manifest(await asyncio.to_thread(path.read_bytes))
+def deployed_path(sealed: Path) -> Path:
+    """Where the deployed manifest of a disk is, beside the sealed one."""
+    return sealed.with_name(sealed.name + ".deployed")
+
+
+async def update_manifest(sealed: Path, writer: RecordingWriter, notary: Notary) -> DiskProof | None:
+    """Re-read the touched cells and store the deployed manifest with their new digests; None for an unsigned one."""
+    before = await asyncio.to_thread(sealed.read_bytes)
+    head, table = decode_manifest(before)
+    earlier = await asyncio.to_thread(_earlier_deployed, deployed_path(sealed), head)
+    if earlier is not None:
+        table = earlier  # another attempt's: what it changed and this one did not is changed all the same
     for cell in sorted(writer.touched):
         if cell < table.cells:
             await enter_cell(table, cell, writer)
-    await asyncio.to_thread(replace_file, path, encode_manifest(head.transfer_id, head.disk_id, table))
+    proof, leaves = await notary.attest_deployed(head.proof, table) if head.proof is not None else (None, [])
+    content = encode_manifest(head.transfer_id, head.disk_id, table, proof)
+    await asyncio.to_thread(replace_file, deployed_path(sealed), content)
+    return DiskProof(proof, tuple(leaves)) if proof is not None else None
+
+
+def _earlier_deployed(path: Path, sealed: ManifestHead) -> CellTable | None:
+    """What an earlier attempt of the conversion left, if it belongs to the same sealed manifest."""
+    try:
+        head, table = decode_manifest(path.read_bytes())
+    except (FileNotFoundError, Corrupt):
+        return None
+    mine, theirs = sealed.proof, head.proof
+    same = mine is not None and theirs is not None and theirs.sink == mine.sink
+    return table if same and table.size_bytes == sealed.size_bytes else None
 
 
 async def enter_cell(table: CellTable, cell: int, reader: BlockReader) -> None:
@@ -65,10 +96,10 @@ async def enter_cell(table: CellTable, cell: int, reader: BlockReader) -> None:
         table.set_zero(Run(cell, 1))
 
 
-async def differing_cells(table: CellTable, reader: BlockReader) -> list[int]:
-    """Cells of a volume that do not hold what the manifest says."""
+async def differing_cells(table: CellTable, reader: BlockReader, cells: Iterable[int] | None = None) -> list[int]:
+    """Cells of a volume (of ``cells``, if given) that do not hold what the manifest says."""
     differing = []
-    for cell in range(table.cells):
+    for cell in range(table.cells) if cells is None else cells:
         data = await reader.read_at(cell * CELL_BYTES, cell_length(cell, table.size_bytes))
         blank = not nonzero_blocks(data)
         expected = table.state(cell)

@@ -13,11 +13,13 @@ from coriolis.agent.data_port import join_address
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.hosts import SinkHosts
 from coriolis.agent.listener import start_listener
+from coriolis.agent.notary import Notary
 from coriolis.agent.road import offer_road
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
 from coriolis.errors import TimedOut
 from coriolis.providers.base import VolumeTarget
+from coriolis.transfer.attestation import DiskProof, pack_proofs
 
 IDLE_S = 60.0
 """A sink that hears nothing for this long gives up; the coordinator assigns both sides anew."""
@@ -51,7 +53,19 @@ async def receive_pass(context: TaskContext) -> dict[str, Any]:
             for task in background:
                 task.cancel()
     digests = {disk_id: disk.manifest_digest.hex() for disk_id, disk in disks.items()}
-    return {"manifests": digests}
+    return {"manifests": digests, "proofs": packed(context, _proofs(disks))}
+
+
+def _proofs(disks: Mapping[str, SinkDisk]) -> dict[str, DiskProof]:
+    return {disk_id: disk.proof for disk_id, disk in disks.items() if disk.proof is not None}
+
+
+def packed(context: TaskContext, proofs: Mapping[str, DiskProof]) -> dict[str, Any]:
+    """As the job keeps them; says which ones it cannot keep."""
+    document, left_out = pack_proofs(proofs)
+    for disk_id in left_out:
+        context.event(f"disk {disk_id}: its signed manifest stays at this agent, the job has no room", "WARNING")
+    return document
 
 
 async def _sealed(disk: SinkDisk) -> None:
@@ -67,6 +81,8 @@ async def _open_disks(context: TaskContext, target: VolumeTarget, stack: AsyncEx
     folder = context.workplace.transfer_dir(work) / "sink"
     volumes, manifests = work.volumes(), manifest_paths(context, work.migration_id)
     disks: dict[str, SinkDisk] = {}
+    notary = Notary(context.workplace.tls, work.allowed_identity)
+    notary.warm_up()
     for number, disk in enumerate(work.spec().devices.disks):
         # the journal's lock comes before the volume is opened: an older process must have ended by then
         journal = await asyncio.to_thread(DiskJournal, folder / disk_file(disk.id, number, "journal"))
@@ -82,6 +98,7 @@ async def _open_disks(context: TaskContext, target: VolumeTarget, stack: AsyncEx
             journal,
             manifests[disk.id],
             work.allowed_identity,
+            notary,
         )
     return disks
 

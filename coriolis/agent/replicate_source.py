@@ -15,6 +15,7 @@ from coriolis.agent.data_port import split_address
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.disk_progress import ProgressReport
 from coriolis.agent.lanes.hosts import SourceHosts, source_hosts
+from coriolis.agent.notary import Notary
 from coriolis.agent.push_disk import Limits, Offer, Route
 from coriolis.agent.replicate_sink import disk_file
 from coriolis.agent.road import open_road
@@ -86,6 +87,8 @@ async def _send_disks(
             max_message_bytes=MAX_CONTROL_BYTES,
             own_connection=True,
         )
+        notary = Notary(context.workplace.tls, work.peer_identity)
+        notary.warm_up()
         for index, disk in enumerate(snapshot.disks):
             journal = await asyncio.to_thread(DiskJournal, folder / disk_file(disk.disk_id, index, "journal"))
             stack.enter_context(journal)
@@ -103,7 +106,7 @@ async def _send_disks(
                 snapshot.identity,
             )
             choose = partial(_choose, context, disk.disk_id, ways, transport)
-            wiring = Wiring(control, hosts, choose, limits, context.pace(disk.disk_id))
+            wiring = Wiring(control, hosts, choose, limits, context.pace(disk.disk_id), notary)
             sending = SourceDisk(what, reader, journal, wiring)
             task = group.create_task(sending.send(plan))
             report = ProgressReport(context, sending, plan.plan.total_bytes(disk.size_bytes))

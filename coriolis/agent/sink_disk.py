@@ -17,11 +17,14 @@ from coriolis.agent.lanes.messages import DiskFailed, FromHost, Refused, Wrote, 
 from coriolis.agent.lanes.sink_host import ServedDisk, take_frame
 from coriolis.agent.lanes.touched import touched_bytes
 from coriolis.agent.manifest_update import enter_cell
+from coriolis.agent.notary import DiskPass, Notary
+from coriolis.agent.signed_message import read_signed, signed_message
 from coriolis.durable_file import replace_file
-from coriolis.errors import Conflict, CoriolisError, Corrupt, InvalidInput, StaleGeneration, from_code
+from coriolis.errors import Conflict, CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration, from_code
 from coriolis.model.resource import Volume
 from coriolis.providers.base import BlockWriter, raw_descriptor
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
+from coriolis.transfer.attestation import DiskProof
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, cell_length, complement, merge_runs
 from coriolis.transfer.codec import Frame, FrameKind, cell_digest, encode_acks, nonzero_blocks
 from coriolis.transfer.journal import Opening, Sealed
@@ -61,6 +64,7 @@ class SinkDisk:
         journal: DiskJournal,
         manifest_path: Path,
         allowed_identity: str = "",
+        notary: Notary | None = None,
     ) -> None:
         self.disk_id = disk_id
         self.generation = generation
@@ -69,6 +73,8 @@ class SinkDisk:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the exception when the volume cannot be written."""
         self.manifest_digest = b""
+        self.proof: DiskProof | None = None
+        """What both agents signed; there once it is sealed."""
         self.activity = 0
         """Counts frames and calls; the task watches it for stalls."""
         self.opened: OpenedDisk | None = None
@@ -79,6 +85,7 @@ class SinkDisk:
         self._journal = journal
         self._manifest_path = manifest_path
         self._allowed = allowed_identity
+        self._notary = notary
         self._receiver: Receiver | None = None
         self._flush_lock = asyncio.Lock()
         self._listeners: set[AckQueue] = set()
@@ -299,9 +306,14 @@ class SinkDisk:
         data = await self._writer.read_at(cell * CELL_BYTES, cell_length(cell, size))
         return cell_digest(data) if nonzero_blocks(data) else b""
 
-    async def seal(self, request: pb.SealDiskRequest) -> pb.SealDiskResponse:
-        """End the pass: durable, equal in count and digest on both sides, manifest kept."""
+    async def seal(self, request: pb.SealDiskRequest, peer_certificate: bytes = b"") -> pb.SealDiskResponse:
+        """End the pass: durable, equal in count and digest on both sides, signed by both, manifest kept.
+
+        ``peer_certificate``: PEM, what the caller showed in TLS. Raises Corrupt or Denied, and seals nothing then.
+        """
         self.check_generation(request.generation)
+        if self._notary is None:
+            raise Denied("this sink has no key to sign a manifest with")
         await self._writer.flush()
         await self.flush()  # waits for one that is running, too
         # a lane that was lost may still deliver copies: the check comes right after a look that found none
@@ -309,13 +321,32 @@ class SinkDisk:
             await self.flush()
         self.receiver.check_seal(request.data_cells, request.zero_cells, request.aggregate_digest)
         manifest = await self._merged_manifest()
-        content = encode_manifest(self._transfer_id, self.disk_id, manifest)
+        proof, leaves = await self._notary.countersign(
+            self._signed_pass(), read_signed(request.source), peer_certificate, self.receiver.table, manifest
+        )
+        content = encode_manifest(self._transfer_id, self.disk_id, manifest, proof)
         await asyncio.to_thread(self._manifest_path.parent.mkdir, parents=True, exist_ok=True)
         await asyncio.to_thread(replace_file, self._manifest_path, content)
-        self.manifest_digest = manifest.aggregate_digest()
+        self.manifest_digest, self.proof = manifest.aggregate_digest(), DiskProof(proof, tuple(leaves))
         self._journal.append_sealed(Sealed(self.pass_number, self.manifest_digest.hex()))
         self.sealed.set()
-        return pb.SealDiskResponse(manifest_digest=self.manifest_digest, written_bytes=self.receiver.written_bytes)
+        return pb.SealDiskResponse(
+            manifest_digest=self.manifest_digest,
+            written_bytes=self.receiver.written_bytes,
+            sink=signed_message(proof.sink),
+        )
+
+    def _signed_pass(self) -> DiskPass:
+        opening = self._journal.state.opening
+        assert opening is not None, "a disk that is sealed was opened"
+        return DiskPass(
+            self._transfer_id,
+            self.disk_id,
+            self.pass_number,
+            self.generation,
+            self.receiver.size_bytes,
+            opening.snapshot_identity,
+        )
 
     async def _merged_manifest(self) -> CellTable:
         """The manifest of the passes before, overwritten by this one's cells."""

@@ -16,12 +16,15 @@ from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.grpc_lane import ACKS_METHOD
 from coriolis.agent.lanes.hosts import SourceHosts
 from coriolis.agent.lanes.messages import AttachDisk
+from coriolis.agent.notary import DiskPass, Notary
 from coriolis.agent.push_disk import Limits, Offer, PushDisk, Route
+from coriolis.agent.signed_message import read_signed, signed_message
 from coriolis.errors import Corrupt
 from coriolis.providers.base import BlockReader
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2_grpc
 from coriolis.rpc.status import to_error
+from coriolis.transfer.attestation import Proof
 from coriolis.transfer.cells import (
     CELL_BYTES,
     Run,
@@ -74,6 +77,7 @@ class Wiring(msgspec.Struct, frozen=True):
     choose_route: Callable[[Offer, float], Awaitable[Route]]
     limits: Limits
     pace: Pace
+    notary: Notary
 
 
 class SourceDisk:
@@ -83,6 +87,7 @@ class SourceDisk:
         self.what = what
         self.sealed = False
         self.manifest_digest = b""
+        self.proof: Proof | None = None
         self.sender: Sender | None = None
         self.push: PushDisk | None = None
         self.route: Route | None = None
@@ -239,14 +244,27 @@ class SourceDisk:
 
     async def _seal(self, stub: transfer_pb2_grpc.TransferServiceAsyncStub, sender: Sender) -> None:
         data_cells, zero_cells, aggregate = sender.seal_counts()
+        what, notary = self.what, self._wiring.notary
+        named = DiskPass(
+            what.transfer_id,
+            what.disk_id,
+            what.pass_number,
+            what.generation,
+            what.size_bytes,
+            what.snapshot_identity,
+        )
+        ours = await notary.attest_pass(named, sender.sent)
         request = pb.SealDiskRequest(
-            disk_id=self.what.disk_id,
-            generation=self.what.generation,
+            disk_id=what.disk_id,
+            generation=what.generation,
             data_cells=data_cells,
             zero_cells=zero_cells,
             aggregate_digest=aggregate,
+            source=signed_message(ours),
         )
         answer = await _call(stub.SealDisk(request, timeout=CALL_TIMEOUT_S))
+        self.proof = Proof(ours, read_signed(answer.sink))
+        await notary.check_countersigned(self.proof, sender.sent)
         await asyncio.to_thread(self._journal.append_ranges, sender.sent, sender.sent.known_runs())
         self.manifest_digest = answer.manifest_digest
         self.sealed = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -53,17 +53,32 @@ def with_api(function: Function) -> Function:
 
     @wraps(function)
     def run(**arguments: Any) -> Any:
-        given = {name: arguments.pop(f"os_{name}") for name, _, _ in _OPTIONS}
-        for name, variable, _ in _OPTIONS[:4]:
-            if not given[name]:
-                raise click.UsageError(f"{variable} is not set, nor --os-{name.replace('_', '-')} given.")
-        with open_api(Account(**{name: value for name, value in given.items() if value})) as api:
+        given = {f"os_{name}": arguments.pop(f"os_{name}") for name, _, _ in _OPTIONS}
+        with api_from_options(given) as api:
             return function(api, **arguments)
 
+    return api_options(run)  # type: ignore[return-value]  # the same command with more options
+
+
+def api_options(function: Function) -> Function:
+    """Only the options, as ``os_...`` parameters: for commands that need no gateway for everything they do."""
     for name, variable, text in reversed(_OPTIONS):
         option = f"--os-{name.replace('_', '-')}"
-        run = click.option(option, f"os_{name}", envvar=variable, help=f"{text} [env: {variable}]".strip())(run)
-    return run  # type: ignore[return-value]  # the same command with more options
+        function = click.option(option, f"os_{name}", envvar=variable, help=f"{text} [env: {variable}]".strip())(
+            function
+        )
+    return function
+
+
+@contextmanager
+def api_from_options(given: Mapping[str, str | None]) -> Iterator[Api]:
+    """A logged-in ``Api`` by the values of ``api_options``. A usage error names the one that is missing."""
+    for name, variable, _ in _OPTIONS[:4]:
+        if not given[f"os_{name}"]:
+            raise click.UsageError(f"{variable} is not set, nor --os-{name.replace('_', '-')} given.")
+    account = {name.removeprefix("os_"): value for name, value in given.items() if value}
+    with open_api(Account(**account)) as api:
+        yield api
 
 
 class Api:

@@ -9,6 +9,7 @@ import grpc
 
 from coriolis.coordinator.directory import AgentDirectory
 from coriolis.coordinator.driver import Driver
+from coriolis.coordinator.manifests import find_manifest, list_manifests
 from coriolis.coordinator.planner import plan_migration
 from coriolis.coordinator.progress import ProgressBoard
 from coriolis.coordinator.requests import body_digest, build_migration
@@ -166,13 +167,25 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     ) -> pb.StartVerificationResponse:
         check_project(context, request.project_id)
         migration = self._find(request.project_id, request.migration_id)
-        return pb.StartVerificationResponse(verification=self._verifications.start(migration))
+        seed = request.seed if request.HasField("seed") else None
+        return pb.StartVerificationResponse(verification=self._verifications.start(migration, request.sample, seed))
 
     async def GetVerification(self, request: pb.GetVerificationRequest, context: Context) -> pb.GetVerificationResponse:
         check_project(context, request.project_id)
         migration = self._find(request.project_id, request.migration_id)
         found = self._verifications.get(migration.id, request.verification_id)
         return pb.GetVerificationResponse(verification=found)
+
+    async def ListManifests(self, request: pb.ListManifestsRequest, context: Context) -> pb.ListManifestsResponse:
+        check_project(context, request.project_id)
+        migration = self._find(request.project_id, request.migration_id)
+        return pb.ListManifestsResponse(manifests=list_manifests(self._driver.runs(migration.id)))
+
+    async def GetManifest(self, request: pb.GetManifestRequest, context: Context) -> pb.GetManifestResponse:
+        check_project(context, request.project_id)
+        migration = self._find(request.project_id, request.migration_id)
+        found = find_manifest(self._driver.runs(migration.id), request.disk_id, request.instance)
+        return pb.GetManifestResponse(manifest=found)
 
 
 def state_event(migration_id: str, status: str, at: str) -> pb.WatchMigrationResponse:

@@ -13,7 +13,7 @@ from gateway.identity import Caller
 from gateway.paging import read_page
 from gateway.problems import Json
 from gateway.routes.common import BODY_FAILURES, MigrationId, ProjectId, failures, success
-from gateway.schemas import ActionBody, CreateMigrationBody
+from gateway.schemas import ActionBody, CreateMigrationBody, VerifyArguments
 
 router = APIRouter(prefix="/v1/{project_id}/migrations", tags=["migrations"])
 
@@ -165,12 +165,13 @@ async def act(
     backend: Backend,
     caller: Annotated[Caller, permit("migration:migrations:show")],
 ) -> Response:
-    """``{"cancel": null}``, ``{"cancel": {"force": true}}`` or ``{"verify": null}``."""
+    """``{"cancel": null}``, ``{"cancel": {"force": true}}``, ``{"verify": null}``, ``{"verify": {"sample": "5%"}}``."""
     if "cancel" in body.model_fields_set:
         demand(caller, "migration:migrations:cancel")
         return await _cancel(backend, caller, migration_id, body)
     demand(caller, "migration:migrations:verify")
-    started = await backend.start_verification(caller.project_id, migration_id)
+    asked = body.verify or VerifyArguments()
+    started = await backend.start_verification(caller.project_id, migration_id, asked.sample or "", asked.seed)
     return Json({"verification": translate.verification(started)})
 
 

@@ -167,6 +167,20 @@ def sample_disk(migration: job_pb2.Migration, done_bytes: int = 512 << 20) -> ty
     )  # fmt: skip
 
 
+def sample_manifest(migration: job_pb2.Migration) -> job_pb2.Manifest:
+    """Of a converted disk of 1 GiB; its signatures are good for nothing."""
+    root, after = "1" * 64, "2" * 64
+    deployed = job_pb2.DeployedManifest(
+        root=after, deployed_at=now(), signer="spiffe://api.test/agent/b", data_cells=513, zero_cells=511
+    )
+    return job_pb2.Manifest(
+        instance=migration.instances[0], disk_id="vda", size_bytes=1 << 30, pass_number=2, generation=1,
+        snapshot_identity="s", data_cells=512, zero_cells=512, pass_root="0" * 64, root=root, sealed_at=now(),
+        signers=["spiffe://api.test/agent/a", "spiffe://api.test/agent/b"], deployed=deployed, leaves=[bytes(32)],
+        statements=[types_pb2.SignedStatement(statement="{}", signature=b"s", certificate="PEM")],
+    )  # fmt: skip
+
+
 class _Jobs(job_pb2_grpc.JobServiceServicer):
     def __init__(self, coordinator: FakeCoordinator) -> None:
         self._me = coordinator
@@ -258,8 +272,17 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
         migration = find(mesh, request.project_id, request.migration_id)
         if migration.status != "COMPLETED":
             raise Conflict("no machine of this migration is finished; there is nothing to verify")
-        disk = job_pb2.VerifiedDisk(instance=migration.instances[0], disk_id="vda", checked_bytes=1 << 30)
-        made = job_pb2.Verification(id=new_id(), migration_id=migration.id, status="COMPLETED", disks=[disk])
+        if request.sample.startswith("0"):
+            raise InvalidInput("sample is nothing")
+        cells = 52 if request.sample else 1024
+        disk = job_pb2.VerifiedDisk(
+            instance=migration.instances[0], disk_id="vda", checked_bytes=cells << 20, checked_cells=cells,
+            size_bytes=1 << 30, cells=1024, root="2" * 64,
+        )  # fmt: skip
+        made = job_pb2.Verification(
+            id=new_id(), migration_id=migration.id, status="COMPLETED", disks=[disk], sample=request.sample,
+            seed=request.seed or 7 if request.sample else 0,
+        )  # fmt: skip
         mesh.verifications[made.id] = made
         return job_pb2.StartVerificationResponse(
             verification=job_pb2.Verification(id=made.id, migration_id=migration.id, status="RUNNING")
@@ -272,6 +295,23 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
         if found is None or found.migration_id != request.migration_id:
             raise NotFound(f'Verification with ID "{request.verification_id[:64]}" not found.')
         return job_pb2.GetVerificationResponse(verification=found)
+
+    async def ListManifests(self, request: Any, context: Any) -> Any:
+        migration = find(self._me.enter("ListManifests"), request.project_id, request.migration_id)
+        made = sample_manifest(migration)
+        made.ClearField("statements")
+        made.ClearField("leaves")
+        return job_pb2.ListManifestsResponse(manifests=[made] if migration.status == "COMPLETED" else [])
+
+    async def GetManifest(self, request: Any, context: Any) -> Any:
+        migration = find(self._me.enter("GetManifest"), request.project_id, request.migration_id)
+        made = sample_manifest(migration)
+        if migration.status != "COMPLETED" or (request.disk_id, request.instance or made.instance) != (
+            made.disk_id,
+            made.instance,
+        ):
+            raise NotFound(f'Manifest of disk "{request.disk_id[:64]}" not found.')
+        return job_pb2.GetManifestResponse(manifest=made)
 
 
 class _Cluster(cluster_pb2_grpc.ClusterServiceServicer):

@@ -47,7 +47,9 @@ def test_every_operation_hides_the_other_project(stack: Stack) -> None:
         ]
         secret = theirs.post("/secrets", json=BODIES["create_secret"]).json()["secret"]["id"]
         assert theirs.put(f"/bandwidth-limits/job/{migration}", json=LIMIT).status_code == 200
-        real = {"migration_id": migration, "verification_id": verification, "secret_id": secret}
+        disk = theirs.get(f"/migrations/{migration}/manifests").json()["manifests"][0]["disk_id"]
+        assert theirs.get(f"/migrations/{migration}/manifests/{disk}").status_code == 200
+        real = {"migration_id": migration, "verification_id": verification, "secret_id": secret, "disk_id": disk}
         absent = dict.fromkeys(real, ABSENT)
         walked = 0
         for method, path, operation in operations(httpx.get(f"{stack.url}/openapi.json").json()):

@@ -167,7 +167,7 @@ def test_bad_bodies(stack: Stack, content: bytes, content_type: str | None, code
         ({"explode": None}, "There is no such action: explode"),
         ({"cancel": {"force": "yes"}}, "cancel.force"),
         ({"cancel": {"strength": 1}}, "cancel.strength: unknown field"),
-        ({"verify": {}}, "verify"),
+        ({"verify": {"force": True}}, "verify"),
     ],
 )
 def test_bad_actions(stack: Stack, body: Any, message: str) -> None:
@@ -195,6 +195,43 @@ def test_verification(stack: Stack) -> None:
         found = client.get(f"/migrations/{made['id']}/verifications/{verification['id']}").json()["verification"]
         assert found["status"] == "COMPLETED"
         assert found["disks"][0]["first_difference"] is None
+
+
+def test_a_sampled_verification(stack: Stack) -> None:
+    with stack.client(stack.admin) as client:
+        made = create(client)
+        stack.call(stack.mesh.move, made["id"], "COMPLETED")
+        url = f"/migrations/{made['id']}"
+        body = {"verify": {"sample": "5%", "seed": 42}}
+        started = client.post(f"{url}/actions", json=body).json()["verification"]
+        found = client.get(f"{url}/verifications/{started['id']}").json()["verification"]
+        assert (found["sample"], found["seed"]) == ("5%", 42)
+        assert found["disks"][0]["checked_cells"] < found["disks"][0]["cells"]
+        whole = client.post(f"{url}/actions", json={"verify": None}).json()["verification"]
+        found = client.get(f"{url}/verifications/{whole['id']}").json()["verification"]
+        assert (found["sample"], found["seed"]) == (None, None)
+        for wrong in ({"sample": "0%"}, {"sample": 5}, {"seed": -1}, {"seed": 1 << 53}, {"cells": 3}):
+            answer = client.post(f"{url}/actions", json={"verify": wrong})
+            assert answer.status_code == 400, wrong
+
+
+def test_manifests(stack: Stack) -> None:
+    with stack.client(stack.admin) as client, stack.client(stack.reader) as reader:
+        made = create(client)
+        url = f"/migrations/{made['id']}/manifests"
+        assert client.get(url).json() == {"manifests": []}
+        assert client.get(f"{url}/vda").status_code == 404
+        stack.call(stack.mesh.move, made["id"], "COMPLETED")
+        [listed] = reader.get(url).json()["manifests"]
+        assert listed["deployed"]["root"] != listed["root"]
+        assert "statements" not in listed
+        shown = reader.get(f"{url}/vda?instance=vm-01").json()["manifest"]
+        assert {name: shown[name] for name in listed if name not in ("sealed_at", "deployed")} == {
+            name: listed[name] for name in listed if name not in ("sealed_at", "deployed")
+        }
+        assert shown["leaves"] == ["00" * 32]
+        assert client.get(f"{url}/vda?instance=vm-02").status_code == 404
+        assert client.get(f"{url}/a/b").status_code == 404
 
 
 def test_nothing_else_is_served(stack: Stack) -> None:

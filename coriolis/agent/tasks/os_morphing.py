@@ -7,7 +7,8 @@ from typing import Any
 
 from coriolis.agent.assignment import TaskContext
 from coriolis.agent.manifest_update import RecordingWriter, update_manifest
-from coriolis.agent.replicate_sink import manifest_paths
+from coriolis.agent.notary import Notary
+from coriolis.agent.replicate_sink import manifest_paths, packed
 from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
 from coriolis.agent.tasks.machine_request import volumes_in_order
 from coriolis.convert.convert import convert
@@ -16,7 +17,10 @@ from coriolis.providers.registry import load_provider
 
 
 async def run(context: TaskContext) -> dict[str, Any]:
-    """``osmorphing_info``: what was found and done. Raises Unsupported for guests this version cannot convert."""
+    """``osmorphing_info``: what was found and done; ``deployed``: this agent's word for the volumes.
+
+    Raises Unsupported for guests this version cannot convert.
+    """
     work = context.assignment
     spec = work.spec()
     manifests = work.results["manifests"]
@@ -36,11 +40,17 @@ async def run(context: TaskContext) -> dict[str, Any]:
             context.event,
             settings=ConversionSettings(state_dir=context.workplace.state_dir),
         )
-        for disk, writer in zip(spec.devices.disks, writers, strict=True):
-            await update_manifest(manifest_paths(context, work.migration_id)[disk.id], writer)
+        notary, paths = Notary(context.workplace.tls), manifest_paths(context, work.migration_id)
+        deployed = {
+            disk.id: await update_manifest(paths[disk.id], writer, notary)
+            for disk, writer in zip(spec.devices.disks, writers, strict=True)
+        }
     changed = sum(disk.data_bytes for disk in result.disks)
     context.event(
         f"{result.summary.distribution} converted for {platform} in {result.summary.seconds:.0f} s, "
         f"{changed} bytes changed"
     )
-    return {"osmorphing_info": {"distribution": result.summary.distribution, "changed_bytes": changed}}
+    return {
+        "osmorphing_info": {"distribution": result.summary.distribution, "changed_bytes": changed},
+        "deployed": packed(context, {disk_id: found for disk_id, found in deployed.items() if found is not None}),
+    }

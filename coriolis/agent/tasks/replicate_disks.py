@@ -12,7 +12,10 @@ from coriolis.model.task import Role
 
 
 async def run(context: TaskContext) -> dict[str, Any]:
-    """Sink: ``manifests`` {disk id: digest}. Source: ``progress`` {pass: {disk id: bytes covered}}."""
+    """Sink: ``manifests`` {disk id: digest} and ``proofs`` (coriolis.transfer.attestation).
+
+    Source: ``progress`` {pass: {disk id: bytes covered}}.
+    """
     match context.assignment.role:
         case Role.SINK:
             return await receive_pass(context)

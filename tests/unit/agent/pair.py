@@ -14,6 +14,7 @@ from coriolis.agent.choose_route import Road, Transport, Ways, choose_route
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.hosts import SinkHosts, source_hosts
 from coriolis.agent.listener import start_listener
+from coriolis.agent.notary import Notary
 from coriolis.agent.push_disk import Limits
 from coriolis.agent.replicate_source import MAX_CONTROL_BYTES
 from coriolis.agent.sink_disk import SinkDisk
@@ -156,6 +157,8 @@ class Lab:
     pace: Pace = field(default_factory=Pace)
     road: Road = field(default_factory=lambda: Loopback())
     """Of the lanes; the control channel goes to the port that the source is given."""
+    make_notary: Callable[[TlsFiles, str], Notary] = Notary
+    """The source's; a test may put a liar in its place."""
     sinks: list[SinkDisk] = field(default_factory=list)
 
     @property
@@ -178,7 +181,16 @@ class Lab:
         volume = Volume("v", "v", self.volume.size, self.fresh_is_zero)
         with self.journal_class(self.sink_journal) as journal:
             disk = self.sink_class(
-                "t", "d", generation, pass_number, volume, self.volume, journal, self.manifest, agent(allowed)
+                "t",
+                "d",
+                generation,
+                pass_number,
+                volume,
+                self.volume,
+                journal,
+                self.manifest,
+                agent(allowed),
+                Notary(self.tls["sink"], agent(allowed)),
             )
             self.sinks.append(disk)
             hosts = SinkHosts(self.tls["sink"], agent(allowed), "127.0.0.1")
@@ -224,7 +236,9 @@ class Lab:
         choose = partial(choose_route, self.transport, ways)
         with DiskJournal(self.source_journal) as journal:
             async with source_hosts(self.tls[who]) as hosts:
-                yield SourceDisk(what, reader, journal, Wiring(control, hosts, choose, Limits(2, 2), self.pace))
+                notary = self.make_notary(self.tls[who], agent(expects))
+                wiring = Wiring(control, hosts, choose, Limits(2, 2), self.pace, notary)
+                yield SourceDisk(what, reader, journal, wiring)
 
     async def send(
         self,
