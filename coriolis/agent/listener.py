@@ -165,6 +165,7 @@ class Listener:
             take(connection)
 
     async def stop(self, grace_s: float) -> None:
+        """Finish calls that are running within ``grace_s``, end the rest. Again is harmless."""
         if self._direct is not None:
             self._direct.close()
         await asyncio.to_thread(self._server.stop(grace_s).wait)
