@@ -6,13 +6,11 @@ is fixed: digest checked, then written, then volume flushed, then journalled, th
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import zstandard
 
 from coriolis.errors import Corrupt, StaleGeneration
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, cell_length, merge_runs, runs_bytes
@@ -64,7 +62,6 @@ class Intake:
         self.generation = generation
         self.touched = touched
         self._cells = cell_count(size_bytes)
-        self._threads = threading.local()
 
     def accept(self, frame: Frame) -> Accepted:
         """The writes that ``frame`` asks for.
@@ -79,7 +76,7 @@ class Intake:
         check_bounds(frame, self.size_bytes, self._cells)
         if frame.kind is FrameKind.ZERO:
             return Accepted(frame, self._zero_operations(Run(frame.cell, frame.count)))
-        content = cell_content(frame, self._decompressor())
+        content = cell_content(frame)
         start = frame.cell * CELL_BYTES
         blank = not self.touched[frame.cell]
         self.touched[frame.cell] = 1
@@ -91,13 +88,6 @@ class Intake:
             )
             return Accepted(frame, writes)
         return Accepted(frame, (Write(start, content),))
-
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        """This thread's own: two threads in one decompressor end the process (measured; python-zstandard says so)."""
-        found: zstandard.ZstdDecompressor | None = getattr(self._threads, "decompressor", None)
-        if found is None:
-            found = self._threads.decompressor = zstandard.ZstdDecompressor()
-        return found
 
     def _zero_operations(self, run: Run) -> tuple[Zero, ...]:
         if not self.touched[run.first : run.end].any():

@@ -99,9 +99,9 @@ MUTANTS = (
     ),
     Mutant(
         "one decompressor for all threads",
-        "coriolis/transfer/receiver.py",
-        "self._threads = threading.local()",
-        "self._threads = threading.Event()",
+        "coriolis/transfer/codec.py",
+        "plain = zstandard.ZstdDecompressor().decompress(",
+        'plain = globals().setdefault("shared", zstandard.ZstdDecompressor()).decompress(',
         ("tests/unit/transfer",),
     ),
     Mutant(
