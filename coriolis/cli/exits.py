@@ -38,7 +38,7 @@ MEANING = {
     Exit.CONFLICT: "the state forbids it",
     Exit.REFUSED: "the request is wrong; the message names the field",
     Exit.UNAVAILABLE: "the gateway or the mesh cannot be reached; repeat later",
-    Exit.DIFFERENT: "a verification found differences",
+    Exit.DIFFERENT: "a verification found differences, or a manifest is not what was signed",
 }
 EXIT_CODES_HELP = "\b\nExit codes:\n" + "\n".join(f"  {code.value:3}  {text}" for code, text in MEANING.items())
 

@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 import msgspec
 
-from coriolis.clock import wire_time
 from coriolis.errors import Conflict, InvalidInput, NotFound, NotLeader, QuotaExceeded
 from coriolis.ids import new_id
 from coriolis.model.bandwidth import Limit, Scope, ScopeKind, check
@@ -28,12 +27,12 @@ from coriolis.rpc.gen.coriolis.v1 import (
     endpoint_pb2_grpc,
     job_pb2,
     job_pb2_grpc,
-    types_pb2,
 )
 from coriolis.rpc.interceptors import AccessInterceptor, MethodPolicy
 from coriolis.rpc.limits import answer_message, read_limit, read_scope
 from coriolis.rpc.server import build_server
 from coriolis.rpc.tls import TlsFiles
+from tests.api.fake_records import now, sample_disk, sample_manifest, sample_tasks
 
 TERMINAL = ("COMPLETED", "ERROR", "CANCELED")
 PROVIDERS = ("image", "libvirt")
@@ -47,10 +46,6 @@ POLICY = MethodPolicy(
         "/coriolis.v1.ClusterService/GetLeader": ("gateway", "client"),
     }
 )
-
-
-def now() -> str:
-    return wire_time(datetime.now(UTC))
 
 
 @dataclass
@@ -136,49 +131,6 @@ def masked(endpoint: endpoint_pb2.Endpoint) -> endpoint_pb2.Endpoint:
     copy.CopyFrom(endpoint)
     copy.connection_info_json = json.dumps(info)
     return copy
-
-
-def sample_tasks(instance: str) -> list[types_pb2.Task]:
-    """A finished first task and a running transfer of one disk, with events and progress."""
-    first, second = new_id(), new_id()
-    return [
-        types_pb2.Task(
-            id=first, instance=instance, task_type="GET_INSTANCE_INFO", status="COMPLETED", index=1, host="agent-a",
-            process_id=4711, created_at=now(), updated_at=now(),
-        ),
-        types_pb2.Task(
-            id=second, instance=instance, task_type="REPLICATE_DISKS", status="RUNNING", index=2, depends_on=[first],
-            host="agent-a,agent-b", created_at=now(), updated_at=now(),
-            events=[types_pb2.TaskEvent(id=new_id(), level="INFO", message="First pass", created_at=now(), index=0)],
-            progress_updates=[
-                types_pb2.ProgressUpdate(
-                    id=new_id(), index=0, current_step=512, total_steps=1024, message="Disk vda", created_at=now()
-                )
-            ],
-        ),
-    ]  # fmt: skip
-
-
-def sample_disk(migration: job_pb2.Migration, done_bytes: int = 512 << 20) -> types_pb2.DiskProgress:
-    return types_pb2.DiskProgress(
-        task_id=migration.tasks[1].id, instance=migration.instances[0], disk_id="vda", total_bytes=1 << 30,
-        done_bytes=done_bytes, read_bytes=done_bytes, sent_bytes=done_bytes // 2, written_bytes=done_bytes // 2,
-        zero_bytes=done_bytes // 2, durable_bytes=done_bytes, rate_bytes_per_s=100 << 20, eta_s=5.12, pass_number=1,
-    )  # fmt: skip
-
-
-def sample_manifest(migration: job_pb2.Migration) -> job_pb2.Manifest:
-    """Of a converted disk of 1 GiB; its signatures are good for nothing."""
-    root, after = "1" * 64, "2" * 64
-    deployed = job_pb2.DeployedManifest(
-        root=after, deployed_at=now(), signer="spiffe://api.test/agent/b", data_cells=513, zero_cells=511
-    )
-    return job_pb2.Manifest(
-        instance=migration.instances[0], disk_id="vda", size_bytes=1 << 30, pass_number=2, generation=1,
-        snapshot_identity="s", data_cells=512, zero_cells=512, pass_root="0" * 64, root=root, sealed_at=now(),
-        signers=["spiffe://api.test/agent/a", "spiffe://api.test/agent/b"], deployed=deployed, leaves=[bytes(32)],
-        statements=[types_pb2.SignedStatement(statement="{}", signature=b"s", certificate="PEM")],
-    )  # fmt: skip
 
 
 class _Jobs(job_pb2_grpc.JobServiceServicer):

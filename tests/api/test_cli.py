@@ -157,3 +157,29 @@ def test_links(shell: Shell) -> None:
     assert (first["path"], first["relay"], first["limit_bytes_per_s"]) == ("relay", "agent-c", None)
     assert (second["state"], second["path"], second["rtt_ms"]) == ("CLOSED", None, None)
     assert "relay = true" in shell.run("link", "--help")
+
+
+def test_manifests_and_samples(stack: Stack, shell: Shell, wave: Path, tmp_path: Path) -> None:
+    made = json.loads(shell.run("migration", "create", "-f", str(wave), "-o", "json"))["migration"]["id"]
+    assert json.loads(shell.run("manifest", "list", made, "-o", "json")) == {"manifests": []}
+    stack.call(stack.mesh.move, made, "COMPLETED")
+    assert "1111" in shell.run("manifest", "list", made)
+    shown = shell.run("manifest", "show", made, "vda")
+    assert "spiffe://api.test/agent/b" in shown
+    assert "NotFound" in shell.run("manifest", "show", made, "vdb", code=Exit.NOT_FOUND)
+    ca = stack.tls / "ca" / "ca.pem"
+    # what the fake mesh calls signed is not, and that must be told with and without a gateway
+    told = shell.run("manifest", "check", made, "--ca", str(ca), code=Exit.DIFFERENT)
+    assert told == ""
+    document = tmp_path / "disk.json"
+    document.write_text(shell.run("manifest", "show", made, "vda", "-o", "json"))
+    offline = Shell({"OS_AUTH_URL": "", "OS_USERNAME": ""})
+    offline.run("manifest", "check", str(document), "--ca", str(ca), code=Exit.DIFFERENT)
+    document.write_text("{}")
+    assert "neither a manifest" in offline.run("manifest", "check", str(document), "--ca", str(ca), code=Exit.USAGE)
+    assert "OS_AUTH_URL is not set" in offline.run("manifest", "check", made, "--ca", str(ca), code=Exit.USAGE)
+    told = shell.run("verify", made, "--sample", "5%", "--seed", "42")
+    assert "seed 42" in told
+    assert "52.0 MiB / 1.0 GiB" in told
+    assert json.loads(shell.run("verify", made, "-o", "json"))["verification"]["sample"] is None
+    shell.run("verify", made, "--sample", "0%", code=Exit.REFUSED)

@@ -129,6 +129,8 @@ async def test_a_foreign_migration_is_as_absent_for_every_method(mesh: Mesh, sit
         "DeleteMigration": pb.DeleteMigrationRequest,
         "StartVerification": pb.StartVerificationRequest,
         "GetVerification": pb.GetVerificationRequest,
+        "ListManifests": pb.ListManifestsRequest,
+        "GetManifest": pb.GetManifestRequest,
     }
     for method, kind in requests.items():
         answers = []

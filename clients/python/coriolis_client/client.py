@@ -13,7 +13,7 @@ from coriolis.rpc.gen.coriolis.v1 import job_pb2, job_pb2_grpc
 from coriolis.rpc.leader import LeaderClient
 from coriolis.rpc.tls import TlsFiles
 from coriolis.security.pki import identity_of
-from coriolis_client.records import TERMINAL, Endpoint, Event, Migration, read_event
+from coriolis_client.records import TERMINAL, Endpoint, Event, Manifest, Migration, read_event
 
 PAGE = 500
 
@@ -120,3 +120,17 @@ class Client:
         """Forget an ended migration; Conflict for any other. Unavailable with ``outcome_unknown`` may have worked."""
         request = job_pb2.DeleteMigrationRequest(project_id=self.project_id, migration_id=migration_id)
         await self._leader.call(lambda channel: _jobs(channel).DeleteMigration, request, repeatable=False)
+
+    async def manifests(self, migration_id: str) -> Sequence[Manifest]:
+        """Of each sealed disk, without statements and leaves. No agent has to be there."""
+        request = job_pb2.ListManifestsRequest(project_id=self.project_id, migration_id=migration_id)
+        answer = await self._leader.call(lambda channel: _jobs(channel).ListManifests, request, repeatable=True)
+        return tuple(map(Manifest.read, answer.manifests))
+
+    async def manifest(self, migration_id: str, disk_id: str, *, instance: str = "") -> Manifest:
+        """With all that a check needs. NotFound; Conflict when ``instance`` is needed to tell two disks apart."""
+        request = job_pb2.GetManifestRequest(
+            project_id=self.project_id, migration_id=migration_id, disk_id=disk_id, instance=instance
+        )
+        answer = await self._leader.call(lambda channel: _jobs(channel).GetManifest, request, repeatable=True)
+        return Manifest.read(answer.manifest)

@@ -145,6 +145,49 @@ class Migration:
 
 
 @dataclass(frozen=True, slots=True)
+class Manifest:
+    """What both agents signed of the last sealed pass of a disk; roots are hex. docs/design/manifests.md.
+
+    ``signers``: identities of the agent that read and of the one that wrote. ``deployed_root`` is empty unless the disk
+    was converted. ``statements`` are (text, signature, certificate in PEM) and, with ``leaves``, empty in lists.
+    """
+
+    instance: str
+    disk_id: str
+    size_bytes: int
+    pass_number: int
+    generation: int
+    snapshot_identity: str
+    data_cells: int
+    zero_cells: int
+    root: str
+    sealed_at: str
+    signers: tuple[str, ...]
+    deployed_root: str
+    statements: tuple[tuple[str, bytes, str], ...]
+    leaves: tuple[bytes, ...]
+
+    @classmethod
+    def read(cls, message: job_pb2.Manifest) -> Manifest:
+        return cls(
+            message.instance,
+            message.disk_id,
+            message.size_bytes,
+            message.pass_number,
+            message.generation,
+            message.snapshot_identity,
+            message.data_cells,
+            message.zero_cells,
+            message.root,
+            message.sealed_at,
+            tuple(message.signers),
+            message.deployed.root,
+            tuple((one.statement, one.signature, one.certificate) for one in message.statements),
+            tuple(message.leaves),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StateChanged:
     """First event of a watch, and again at each change of the migration's status."""
 

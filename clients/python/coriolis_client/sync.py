@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from coriolis_client.client import Client
-from coriolis_client.records import Endpoint, Event, Migration
+from coriolis_client.records import Endpoint, Event, Manifest, Migration
 
 Result = TypeVar("Result")
 
@@ -90,6 +90,14 @@ class SyncClient:
     def delete(self, migration_id: str) -> None:
         """See ``Client.delete``."""
         self._run(self._client.delete(migration_id))
+
+    def manifests(self, migration_id: str) -> Sequence[Manifest]:
+        """See ``Client.manifests``."""
+        return self._run(self._client.manifests(migration_id))
+
+    def manifest(self, migration_id: str, disk_id: str, *, instance: str = "") -> Manifest:
+        """See ``Client.manifest``."""
+        return self._run(self._client.manifest(migration_id, disk_id, instance=instance))
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)

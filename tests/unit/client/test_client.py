@@ -45,6 +45,15 @@ async def test_life_of_a_migration(mesh: Mesh, tmp_path: Path) -> None:
         assert [one.id async for one in client.list(status="ERROR")] == []
         with pytest.raises(Conflict):
             await client.delete(made.id)
+        assert await client.manifests(made.id) == ()
+        mesh.move(made.id, "COMPLETED")
+        [listed] = await client.manifests(made.id)
+        shown = await client.manifest(made.id, "vda")
+        assert (listed.root, listed.deployed_root, listed.statements) == (shown.root, shown.deployed_root, ())
+        assert shown.statements[0][1] == b"s"
+        with pytest.raises(NotFound):
+            await client.manifest(made.id, "vda", instance="vm-02")
+        mesh.move(made.id, "RUNNING")
         await client.cancel(made.id, force=True)
         assert (await client.get(made.id)).ended
         await client.delete(made.id)
