@@ -82,7 +82,11 @@ class Task(Row):
 
 
 class Disk(Answer):
-    """Progress of one disk in one pass: bytes, bytes per second, seconds (null while unknown)."""
+    """Progress of one disk in one pass: bytes, bytes per second, seconds (null while unknown).
+
+    ``sent_bytes`` are those on the wire, after compression; ``compression_ratio`` is that of what was compressed, null
+    where nothing was; ``lag_bytes`` were sent and are not durable yet; ``transport`` is grpc or direct, or empty.
+    """
 
     task_id: Identifier
     instance: str
@@ -95,8 +99,15 @@ class Disk(Answer):
     written_bytes: int
     zero_bytes: int
     durable_bytes: int
+    resent_bytes: int
+    lag_bytes: int
     rate_bytes_per_s: int
     eta_s: float | None
+    compression_ratio: float | None
+    compression_level: int
+    transport: str
+    lanes: int
+    rtt_ms: float | None
     sealed: bool
 
 

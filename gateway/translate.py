@@ -155,10 +155,21 @@ def disk(message: types_pb2.DiskProgress) -> Document:
         "written_bytes": message.written_bytes,
         "zero_bytes": message.zero_bytes,
         "durable_bytes": message.durable_bytes,
+        "resent_bytes": message.resent_bytes,
+        "lag_bytes": message.lag_bytes,
         "rate_bytes_per_s": message.rate_bytes_per_s,
         "eta_s": message.eta_s if message.eta_s >= 0 else None,
+        "compression_ratio": _ratio(message.unpacked_bytes, message.packed_bytes),
+        "compression_level": message.compression_level,
+        "transport": message.transport,
+        "lanes": message.lanes,
+        "rtt_ms": round(message.rtt_s * 1000, 3) if message.rtt_s else None,
         "sealed": message.sealed,
     }
+
+
+def _ratio(before: int, after: int) -> float | None:
+    return round(before / after, 3) if after else None
 
 
 def verification(message: job_pb2.Verification) -> Document:

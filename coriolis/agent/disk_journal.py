@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from coriolis.errors import Conflict, CoriolisError, QuotaExceeded, StaleGeneration, Unavailable
-from coriolis.transfer.cells import Run, merge_runs
+from coriolis.transfer.cells import Run
 from coriolis.transfer.journal import (
     Opening,
     Replay,
@@ -22,7 +24,7 @@ from coriolis.transfer.journal import (
     replay,
     sealed_record,
 )
-from coriolis.transfer.table import CellTable
+from coriolis.transfer.table import CellTable, runs_where
 
 LOCK_WAIT_S = 10.0
 """A killed predecessor's lock goes with its process; one that still runs after this long is a defect."""
@@ -69,6 +71,11 @@ class DiskJournal:
                 time.sleep(0.05)
             else:
                 return
+
+    @property
+    def lock_descriptor(self) -> int:
+        """Whoever holds a copy of it holds the lock (flock(2)): a process that writes the volume must."""
+        return self._file
 
     def open_attempt(self, opening: Opening) -> CellTable:
         """Begin an attempt durably; returns what is known for its pass and snapshot.
@@ -154,10 +161,16 @@ class WrittenHints:
             self._bytes += os.write(self._file, self._ENTRY.pack(run.first, run.count))
 
     def runs(self, cells: int) -> list[Run]:
-        """What an earlier process noted."""
+        """What an earlier process noted. Costs a byte a cell, however many notes there are."""
         whole = len(self._earlier) - len(self._earlier) % self._ENTRY.size
-        found = (Run(first, count) for first, count in self._ENTRY.iter_unpack(self._earlier[:whole]))
-        return merge_runs(run for run in found if 0 < run.count <= cells - run.first)
+        noted = np.frombuffer(self._earlier[:whole], dtype=">u8").reshape(-1, 2)
+        first, count = noted[:, 0], noted[:, 1]
+        possible = (first < cells) & (count > 0) & (count <= cells)
+        written = np.zeros(cells, dtype=np.bool_)
+        written[first[possible & (count == 1)].astype(np.int64)] = True
+        for start, length in noted[possible & (count > 1)].tolist():
+            written[start : start + length] = True
+        return runs_where(written)
 
     def clear(self) -> None:
         self._earlier = b""

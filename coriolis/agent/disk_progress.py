@@ -37,6 +37,9 @@ class ProgressReport:
             "read_bytes": stats.read_bytes,
             "sent_bytes": stats.wire_bytes,
             "zero_bytes": stats.zero_bytes,
+            "packed_bytes": stats.packed_bytes,
+            "unpacked_bytes": stats.unpacked_bytes,
+            "resent_bytes": stats.resent_bytes,
         }
 
     def _report(self) -> None:

@@ -17,6 +17,7 @@ import structlog
 
 from coriolis.agent.data_port import PortRange, bind_data_socket, bind_server
 from coriolis.agent.lanes.grpc_lane import ACKS_METHOD, DISK_KEY, GENERATION_KEY, PUSH_METHOD
+from coriolis.agent.lanes.grpc_sink import decode_or_end
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.errors import CoriolisError, Denied, InvalidInput, StaleGeneration, Unavailable
 from coriolis.rpc.blocking import abort_with, build_blocking_server
@@ -25,7 +26,6 @@ from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.rpc.identity import peer_identity
 from coriolis.rpc.interceptors import INTERNAL_ERROR_TEXT
 from coriolis.rpc.tls import TlsFiles
-from coriolis.transfer.codec import decode
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +105,7 @@ class TransferServicer:
         if metadata.get(GENERATION_KEY) != str(disk.generation):
             raise StaleGeneration("the stream belongs to a replaced attempt")
         for message in messages:
-            disk.take_here(decode(message))
+            disk.take_here(decode_or_end(message))
         return b""
 
 
@@ -165,6 +165,7 @@ class Listener:
             take(connection)
 
     async def stop(self, grace_s: float) -> None:
+        """Finish calls that are running within ``grace_s``, end the rest. Again is harmless."""
         if self._direct is not None:
             self._direct.close()
         await asyncio.to_thread(self._server.stop(grace_s).wait)

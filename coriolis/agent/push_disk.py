@@ -33,8 +33,8 @@ MAX_FAILURES_IN_A_ROW = 8
 RETRY_S = 0.2
 MAX_RETRY_S = 3.0
 STEER_S = 0.5
-BATCH_BYTES = 4 << 20
-MIN_LANE_BYTES, MAX_LANE_BYTES = 2 << 20, 20 << 20
+BATCH_BYTES = 8 << 20
+MIN_LANE_BYTES, MAX_LANE_BYTES = 2 << 20, 24 << 20
 """Given to one lane at once and not yet received: enough for its connection, little enough to lose with it."""
 
 _LANE_NUMBERS = itertools.count()
@@ -159,7 +159,10 @@ class PushDisk:
     def _take(self, message: FromHost) -> None:
         match message:
             case Sent():
+                before = self._sender.in_flight_bytes
                 self._sent(message)
+                if self._sender.in_flight_bytes == before:
+                    return  # no ack has come for it: there is no more room than before
             case LaneUp(number):
                 self._lanes[number].up = True
                 self._lanes[number].heard_s = time.monotonic()
@@ -237,7 +240,8 @@ class PushDisk:
         while progress:
             progress = False
             for _, number in sorted(up):
-                if self._sender.lane_cost(number) >= most:
+                # room for a whole batch, or nothing left to do: each message costs as much as hashing a cell
+                if 0 < self._sender.lane_cost(number) > most - min(BATCH_BYTES, most // 2):
                     continue
                 now = time.monotonic()
                 wait = self._wait_for_turn(now)

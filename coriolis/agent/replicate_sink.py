@@ -114,6 +114,8 @@ async def _listening(context: TaskContext, disks: Mapping[str, SinkDisk]) -> Asy
         async with offer_road(context, {"grpc": listener.port, "direct": listener.direct_port}):
             context.listening(join_address(place.advertise_host, listener.port))
             yield
+            # before the road is closed, so that the answer to the last seal gets through it
+            await listener.stop(STOP_GRACE_S)
     finally:
         accepting.cancel()
         await asyncio.wait([accepting])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -33,6 +34,7 @@ GO_TIMEOUT_S = 15.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 3.0
 MAX_FORWARDED = 512
+DRAIN_S = 2.0
 LOOPBACK = "127.0.0.1"
 
 _NUMBERS: dict[str, Service] = {"grpc": Service.GRPC, "direct": Service.DIRECT}
@@ -134,6 +136,10 @@ async def offer_road(context: TaskContext, ports: Mapping[ServiceName, int]) -> 
         parking = _Parking(order.relay_address, order.relay_key, services)
         thread.start(parking.serve())
         yield
+        # what was said last is still on its way; cutting it would look like a failure at the other end
+        deadline = time.monotonic() + DRAIN_S
+        while parking.joined and time.monotonic() < deadline:  # noqa: ASYNC110 - it lives in another thread
+            await asyncio.sleep(0.01)
 
 
 class _Parking:
@@ -144,6 +150,8 @@ class _Parking:
         self._key = key
         self._services = services
         self._room = asyncio.Semaphore(MAX_JOINED)
+        self.joined = 0
+        """Connections of the source that are open now."""
 
     async def serve(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -188,6 +196,7 @@ class _Parking:
 
     async def _join(self, far: socket.socket, service: Service) -> None:
         local: socket.socket | None = None
+        self.joined += 1
         try:
             address = self._services.get(service)
             if address is None:
@@ -197,6 +206,7 @@ class _Parking:
         except (OSError, Unavailable) as failed:
             log.info("connection of the source not joined", reason=str(failed))
         finally:
+            self.joined -= 1
             far.close()
             if local is not None:
                 local.close()

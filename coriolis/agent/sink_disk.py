@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 MAX_COMPARED_CELLS = 4096
 _FLUSH_POLL_S = 0.1
-ACK_DELAY_S = 0.003
+ACK_DELAY_S = 0.005
 """Acks of this long travel together: a message each would cost more than the cells they are for."""
 
 AckQueue = queue.SimpleQueue["bytes | CoriolisError | None"]
@@ -160,6 +160,11 @@ class SinkDisk:
             return LoopWriter(self._writer, self._loop)
         return DescriptorWriter(direct.number, direct.label)
 
+    @property
+    def lock_descriptor(self) -> int:
+        """Goes with the volume to every process that writes it: a successor must wait for them all."""
+        return self._journal.lock_descriptor
+
     def descriptor(self) -> tuple[int, str] | None:
         """(descriptor, label) of a volume that lane processes can write by themselves."""
         direct = raw_descriptor(self._writer)
@@ -210,7 +215,7 @@ class SinkDisk:
                     self._wrote(frame)
             case Refused(_, cell, count, reason):
                 log.warning("chunk refused", disk=self.disk_id, reason=reason)
-                self._ack(Frame(FrameKind.REJECTED, self.generation, cell, count))
+                self._ack(self.receiver.rejected(cell, count))
             case DiskFailed(_, code, text):
                 self.fail(from_code(code, text))
 
@@ -309,8 +314,11 @@ class SinkDisk:
         self.check_generation(request.generation)
         if self._notary is None:
             raise Denied("this sink has no key to sign a manifest with")
-        await self.flush()
         await self._writer.flush()
+        await self.flush()  # waits for one that is running, too
+        # a lane that was lost may still deliver copies: the check comes right after a look that found none
+        while self.receiver.has_unflushed:
+            await self.flush()
         self.receiver.check_seal(request.data_cells, request.zero_cells, request.aggregate_digest)
         manifest = await self._merged_manifest()
         proof, leaves = await self._notary.countersign(

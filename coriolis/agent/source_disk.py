@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import grpc
@@ -24,7 +25,15 @@ from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2_grpc
 from coriolis.rpc.status import to_error
 from coriolis.transfer.attestation import Proof
-from coriolis.transfer.cells import CELL_BYTES, Run, cell_length, intersect_runs, merge_runs, split_runs, subtract_runs
+from coriolis.transfer.cells import (
+    CELL_BYTES,
+    Run,
+    cell_length,
+    holds_cell,
+    intersect_runs,
+    merge_runs,
+    subtract_runs,
+)
 from coriolis.transfer.codec import cell_digest, nonzero_blocks
 from coriolis.transfer.journal import Opening
 from coriolis.transfer.pace import Pace
@@ -157,15 +166,21 @@ class SourceDisk:
             doubtful = intersect_runs(planned, merge_runs([*mine, *theirs, *written]))
         doubtful = subtract_runs(doubtful, both)
         zero = merge_runs(disk_plan.plan.zero)
-        for run in split_runs(doubtful, COMPARE_BATCH_CELLS):
-            await self._compare(stub, sender, run, zero)
+        # scattered cells share a call, or 200,000 extents would cost as many round trips
+        each = (cell for run in doubtful for cell in range(run.first, run.end))
+        while batch := list(islice(each, COMPARE_BATCH_CELLS)):
+            await self._compare(stub, sender, batch, zero)
 
     async def _compare(
-        self, stub: transfer_pb2_grpc.TransferServiceAsyncStub, sender: Sender, run: Run, zero: Sequence[Run]
+        self,
+        stub: transfer_pb2_grpc.TransferServiceAsyncStub,
+        sender: Sender,
+        cells: Sequence[int],
+        zero: Sequence[Run],
     ) -> None:
         digests: dict[int, bytes] = {}
-        for cell in range(run.first, run.end):
-            if any(z.first <= cell < z.end for z in zero):
+        for cell in cells:
+            if holds_cell(zero, cell):
                 digests[cell] = b""
             else:
                 data = await self._reader.read_at(cell * CELL_BYTES, cell_length(cell, self.what.size_bytes))
@@ -178,12 +193,13 @@ class SourceDisk:
         )
         answer = await _call(stub.CompareCells(request, timeout=CALL_TIMEOUT_S))
         equal = CellTable(self.what.size_bytes)
-        for cell in digests.keys() - set(answer.differing):
+        same = digests.keys() - set(answer.differing)
+        for cell in same:
             if digests[cell]:
                 equal.set_data(cell, digests[cell])
             else:
                 equal.set_zero(Run(cell, 1))
-        sender.skip(equal, equal.known_runs())
+        sender.skip(equal, merge_runs(Run(cell, 1) for cell in same))
 
     async def _round_trip_s(self, stub: transfer_pb2_grpc.TransferServiceAsyncStub) -> float:
         """The quickest of some calls that ask for nothing: a path's round trip and a millisecond or two."""

@@ -190,7 +190,7 @@ def _show(document: Document, output: str) -> None:
         columns = ("Instance", "Task", "Status", "Host", "What happened")
         print_table(columns, [(t["instance"], t["task_type"], t["status"], t["host"], _last_word(t)) for t in tasks])
     if document["disks"]:
-        disk_columns = ("Instance", "Disk", "Pass", "Covered", "Sent", "Zero", "Sealed")
+        disk_columns = ("Instance", "Disk", "Pass", "Covered", "Read", "Sent", "Zero", "By", "Sealed")
         print_table(disk_columns, [_disk_row(disk) for disk in document["disks"]])
 
 
@@ -203,4 +203,6 @@ def _last_word(task: Document) -> str:
 def _disk_row(disk: Document) -> tuple[object, ...]:
     covered = f"{human_bytes(disk['done_bytes'])} / {human_bytes(disk['total_bytes'])}"
     sent, zero = human_bytes(disk["sent_bytes"]), human_bytes(disk["zero_bytes"])
-    return disk["instance"], disk["disk_id"], disk["pass_number"], covered, sent, zero, disk["sealed"]
+    read, ratio = human_bytes(disk["read_bytes"]), disk.get("compression_ratio")
+    by = " ".join(part for part in (disk.get("transport", ""), f"zstd {ratio:.1f}:1" if ratio else "") if part)
+    return disk["instance"], disk["disk_id"], disk["pass_number"], covered, read, sent, zero, by, disk["sealed"]

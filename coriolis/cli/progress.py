@@ -100,11 +100,18 @@ class Display:
 
 
 def disk_numbers(disk: Document) -> str:
-    """``512.0 MiB / 1.0 GiB  100.0 MiB/s  ETA 0:05``."""
+    """``512.0 MiB / 1.0 GiB  100.0 MiB/s  ETA 0:05  direct x2  zstd 2.9:1``."""
     covered = f"{human_bytes(disk['done_bytes'])} / {human_bytes(disk['total_bytes'])}"
     if disk["sealed"]:
-        return f"{covered}  sealed, {human_bytes(disk['sent_bytes'])} sent"
-    return f"{covered}  {human_bytes(disk['rate_bytes_per_s'])}/s  ETA {human_seconds(disk['eta_s'])}"
+        return f"{covered}  sealed, {human_bytes(disk['sent_bytes'])} sent{_packed(disk)}"
+    how = f"  {disk['transport']} x{disk['lanes']}" if disk.get("transport") else ""
+    speed = f"{human_bytes(disk['rate_bytes_per_s'])}/s  ETA {human_seconds(disk['eta_s'])}"
+    return f"{covered}  {speed}{how}{_packed(disk)}"
+
+
+def _packed(disk: Document) -> str:
+    ratio = disk.get("compression_ratio")
+    return f"  zstd {ratio:.1f}:1" if ratio else ""
 
 
 def follow(api: Api, migration_id: str) -> Exit:

@@ -26,6 +26,7 @@ from coriolis.coordinator.job_service import ChangePublisher, JobService
 from coriolis.coordinator.leadership import LeadershipTerm, leader_changes
 from coriolis.coordinator.progress import ProgressBoard
 from coriolis.coordinator.sessions import Sessions
+from coriolis.coordinator.transfer_metrics import TransferCollector
 from coriolis.coordinator.vault import Vault
 from coriolis.coordinator.verification import Verifications
 from coriolis.errors import Unavailable
@@ -73,6 +74,8 @@ class Coordinator:
         self._leader = cluster_pb2.GetLeaderResponse()
         self._driver: Driver | None = None
         self._metrics = Metrics()
+        self._transfers = TransferCollector()
+        self._metrics.registry.register(self._transfers)
         self._limit_gauge = self._metrics.gauge(
             "bandwidth_limit_bytes_per_s",
             "Limit in force now; +Inf is none; only the leader shows it",
@@ -180,6 +183,7 @@ class Coordinator:
         sessions.initial_rates = bandwidth.initial_rates
         verifications = Verifications(driver)
         ready = asyncio.Event()
+        self._transfers.watch(board, sessions.roads)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(follow_agents(client, directory))
@@ -196,7 +200,7 @@ class Coordinator:
                         "agents": sessions,
                         "secrets": SecretService(self._secrets),
                         "bandwidth": BandwidthService(bandwidth, clock),
-                        "cluster": ClusterService(client, directory, sessions),
+                        "cluster": ClusterService(client, directory, sessions, bandwidth.of_link),
                     }
                 )
                 log.info("leading", epoch=term.epoch, migrations=len(driver.migrations))
@@ -204,6 +208,7 @@ class Coordinator:
             self._gate.close()
             self._driver = None
             self._limit_gauge.clear()
+            self._transfers.watch(None, None)
             sessions.close()
             board.end_all_watchers()
             log.info("no longer leading", epoch=term.epoch)

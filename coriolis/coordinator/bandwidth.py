@@ -153,6 +153,10 @@ class Bandwidth:
         self._show(rates)
         return {(scope.kind, scope.name): float(rate) for scope, rate in rates.items() if rate is not None}
 
+    def of_link(self, link: tuple[str, str]) -> float | None:
+        """What the limit of (origin site, destination site) is now, bytes per second; None: none."""
+        return self.in_force().get((ScopeKind.LINK, "/".join(link)))
+
     def _is_gone(self, scope: Scope) -> bool:
         return scope.kind is ScopeKind.JOB and scope.name not in self._driver.migrations
 

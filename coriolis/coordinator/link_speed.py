@@ -63,6 +63,10 @@ class LinkSpeeds:
         speed.slot_began, speed.slot_bytes = now, 0
         _note_best(speed.best, now, speed.smoothed)
 
+    def links(self) -> list[Link]:
+        """Every link that something moved on."""
+        return list(self._links)
+
     def now(self, link: Link, now: float) -> float:
         """Smoothed bytes per second; 0 while nothing moves."""
         speed = self._links.get(link)

@@ -11,7 +11,15 @@ from coriolis.rpc.gen.coriolis.v1 import job_pb2, types_pb2
 QUEUE_EVENTS = 1000
 """A watcher that falls behind by more is ended; it reconnects and gets the state anew."""
 
-ATTEMPT_COUNTS = ("read_bytes", "sent_bytes", "written_bytes", "zero_bytes")
+ATTEMPT_COUNTS = (
+    "read_bytes",
+    "sent_bytes",
+    "written_bytes",
+    "zero_bytes",
+    "resent_bytes",
+    "unpacked_bytes",
+    "packed_bytes",
+)
 
 
 class Watcher:
@@ -77,6 +85,12 @@ class ProgressBoard:
 
     def disks(self, migration_id: str) -> list[types_pb2.DiskProgress]:
         return list(self._disks.get(migration_id, {}).values())
+
+    def all_disks(self) -> Iterator[tuple[str, types_pb2.DiskProgress]]:
+        """(migration id, progress) of every disk that was reported in this term."""
+        for migration_id, disks in self._disks.items():
+            for disk in disks.values():
+                yield migration_id, disk
 
     def moved_since_last_asked(self, migration_id: str, task_id: str) -> bool:
         """Whether more became durable for the task since this was last asked: the attempt was not in vain."""

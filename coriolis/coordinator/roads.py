@@ -75,7 +75,7 @@ class Roads:
             await asyncio.sleep(ROUND_S)
 
     def ask_for_measurements(self) -> None:
-        for agent_id, targets in self.reachability.due(self.peers(), _now()).items():
+        for agent_id, targets in self.reachability.due(self.peers(), now_s()).items():
             wish = pb.ProbePeers(
                 targets=[
                     pb.ProbeTarget(agent_id=each.agent_id, address=each.address, identity=each.identity)
@@ -85,14 +85,14 @@ class Roads:
             self._send(agent_id, pb.SessionResponse(probe_peers=wish))
 
     def take_results(self, dialler: str, answer: pb.ProbeResults) -> None:
-        now = _now()
+        now = now_s()
         for result in answer.results[:MAX_TARGETS]:
             measured = Measured(result.reachable, max(0.0, result.rtt_ms), result.error[:200])
             self.reachability.record(dialler, result.agent_id, result.address, measured, now)
 
     def known(self, dialler: Peer, dialled: Peer) -> Measured | None:
         """What still counts, as old as it may be."""
-        return self.reachability.known(dialler, dialled, _now(), VALID_S)
+        return self.reachability.known(dialler, dialled, now_s(), VALID_S)
 
     # -- placement ----------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Roads:
         return Placed(task.id, agents, road, path.sentence(source.agent_id, sink.agent_id))
 
     def _path(self, task: Task, source: Peer, sink: Peer, project_id: str) -> Path | NoPath | None:
-        now = _now()
+        now = now_s()
         within_s = FRESH_RETRY_S if task.attempts or task.id in self._waiting_since else FRESH_S
         others = self.peers()
         fresh = choose_path(
@@ -142,7 +142,7 @@ class Roads:
             for task in run.tasks:
                 if task.road is not None and task.road.meeting in good and task.status in ASSIGNED:
                     good[task.road.meeting].add(self._relay_key(task.id, task.generation))
-        now = _now()
+        now = now_s()
         for agent_id, keys in good.items():
             wanted = tuple(sorted(keys))
             said, at = self._handed_out.get(agent_id, (None, 0.0))
@@ -160,8 +160,8 @@ class Roads:
             return
         link = (self._sites.get(source.agent_id, ""), self._sites.get(sink.agent_id, ""))
         if all(link):
-            self.speeds.report(link, task.id, disk.disk_id, disk.sent_bytes, _now())
+            self.speeds.report(link, task.id, disk.disk_id, disk.sent_bytes, now_s())
 
 
-def _now() -> float:
+def now_s() -> float:
     return asyncio.get_running_loop().time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
@@ -102,17 +103,28 @@ def intersect_runs(left: Sequence[Run], right: Sequence[Run]) -> list[Run]:
     return found
 
 
+def holds_cell(runs: Sequence[Run], cell: int) -> bool:
+    """Whether one of the sorted, disjoint ``runs`` covers ``cell``."""
+    index = bisect_right(runs, cell, key=lambda run: run.first) - 1
+    return index >= 0 and cell < runs[index].end
+
+
 def subtract_runs(left: Sequence[Run], removed: Sequence[Run]) -> list[Run]:
     """Cells of ``left`` that are not in ``removed``; both sorted and disjoint."""
     left_over = []
+    index = 0
     for run in left:
         position = run.first
-        for gone in removed:
-            if gone.end <= position or gone.first >= run.end:
-                continue
+        while index < len(removed) and removed[index].end <= position:
+            index += 1
+        while index < len(removed) and removed[index].first < run.end:
+            gone = removed[index]
             if gone.first > position:
                 left_over.append(Run(position, gone.first - position))
             position = max(position, gone.end)
+            if gone.end > run.end:
+                break  # it may reach into the next run too
+            index += 1
         if position < run.end:
             left_over.append(Run(position, run.end - position))
     return left_over

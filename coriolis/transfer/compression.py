@@ -16,7 +16,9 @@ SEND_BOUND = 0.5
 """Lanes that wait on the wire for at least this share of their time are bound by it."""
 SAMPLE_EVERY_BYTES = 512 << 20
 SAMPLE_BYTES = 2 << 20
-WINDOW_S = 2.0
+TRY_AFTER_S = 1.0
+JUDGE_AFTER_S = 2.0
+"""Sooner, raw cells that were on their way at the change would count as compressed ones."""
 HOLD_S = 10.0
 MAX_HOLD_S = 160.0
 
@@ -63,7 +65,7 @@ class Compression:
         self._sums = _add(self._sums, sample)
         self._wait_s = max(0.0, self._wait_s - sample.elapsed_s)
         sums = self._sums
-        if sums.elapsed_s < WINDOW_S or not sums.payload_bytes:
+        if sums.elapsed_s < (JUDGE_AFTER_S if self.level else TRY_AFTER_S) or not sums.payload_bytes:
             return self.level
         self._sums = _no_sample()
         if sums.packed_bytes:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import zstandard
 
 from coriolis.errors import Corrupt, StaleGeneration
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, cell_length, merge_runs, runs_bytes
@@ -31,6 +30,8 @@ WINDOW_BYTES = 48 << 20
 FLUSH_BYTES = 256 << 20
 """Flush after this much; the sender's bound on what is not durable is twice that."""
 FLUSH_INTERVAL_S = 5.0
+MAX_REMEMBERED_REJECTS = 1024
+"""Cells refused and not yet written; only an ack lost with its stream makes it matter."""
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -51,7 +52,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Intake:
-    """Decides what a frame writes. One per disk and process; ``touched`` is shared by all of them.
+    """Decides what a frame writes. One per disk and process, for all of its threads; ``touched`` is shared by all.
 
     ``touched`` has a byte for each cell: 0 while the cell reads as zero because nothing ever wrote it.
     """
@@ -61,7 +62,6 @@ class Intake:
         self.generation = generation
         self.touched = touched
         self._cells = cell_count(size_bytes)
-        self._decompressor = zstandard.ZstdDecompressor()
 
     def accept(self, frame: Frame) -> Accepted:
         """The writes that ``frame`` asks for.
@@ -76,7 +76,7 @@ class Intake:
         check_bounds(frame, self.size_bytes, self._cells)
         if frame.kind is FrameKind.ZERO:
             return Accepted(frame, self._zero_operations(Run(frame.cell, frame.count)))
-        content = cell_content(frame, self._decompressor)
+        content = cell_content(frame)
         start = frame.cell * CELL_BYTES
         blank = not self.touched[frame.cell]
         self.touched[frame.cell] = 1
@@ -128,6 +128,7 @@ class Receiver:
         self.intake = Intake(size_bytes, generation, touched)
         self.written_bytes = 0
         self.zero_bytes = 0
+        self._rejected: dict[int, int] = {}
         self._unflushed: dict[int, Frame] = {}
         self._unflushed_bytes = 0
 
@@ -155,6 +156,7 @@ class Receiver:
         else:
             self.zero_bytes += runs_bytes([Run(frame.cell, frame.count)], self.size_bytes)
             cost = 0
+        self._rejected.pop(frame.cell, None)
         self._unflushed[frame.cell] = msgspec.structs.replace(frame, payload=b"")
         self._unflushed_bytes += cost
         return Frame(FrameKind.RECEIVED, self.generation, frame.cell, frame.count)
@@ -197,13 +199,19 @@ class Receiver:
         return encode_acks([Frame(FrameKind.DURABLE, self.generation, run.first, run.count) for run in runs])
 
     def known_acks(self) -> list[bytes]:
-        """RECEIVED for all that is not durable yet: for a source that lost its stream of acks."""
-        return encode_acks(
-            [Frame(FrameKind.RECEIVED, self.generation, frame.cell, frame.count) for frame in self._unflushed.values()]
-        )
+        """RECEIVED for all that is not durable yet, REJECTED for what is still missing: for a source that lost its
+        stream of acks."""
+        received = [
+            Frame(FrameKind.RECEIVED, self.generation, each.cell, each.count) for each in self._unflushed.values()
+        ]
+        rejected = [Frame(FrameKind.REJECTED, self.generation, cell, count) for cell, count in self._rejected.items()]
+        return encode_acks([*received, *rejected])
 
-    def rejection(self, frame: Frame) -> Frame:
-        return Frame(FrameKind.REJECTED, self.generation, frame.cell, frame.count)
+    def rejected(self, cell: int, count: int) -> Frame:
+        """Record that a damaged frame of ``cell`` was refused; returns the REJECTED ack."""
+        if len(self._rejected) < MAX_REMEMBERED_REJECTS:
+            self._rejected[cell] = count
+        return Frame(FrameKind.REJECTED, self.generation, cell, count)
 
     def check_seal(self, data_cells: int, zero_cells: int, aggregate_digest: bytes) -> None:
         """Raises Corrupt unless both sides agree on count, bytes and digest of the pass."""

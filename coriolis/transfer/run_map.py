@@ -9,6 +9,7 @@ import zstandard
 
 from coriolis.errors import Corrupt
 from coriolis.transfer.cells import Run
+from coriolis.transfer.table import runs_where
 
 
 def pack_runs(runs: Iterable[Run], cells: int) -> bytes:
@@ -32,5 +33,4 @@ def unpack_runs(packed: bytes, cells: int) -> list[Run]:
     except zstandard.ZstdError as broken:
         raise Corrupt(f"a map of cells is damaged: {broken}") from broken
     mask = np.unpackbits(np.frombuffer(plain, dtype=np.uint8), count=cells)
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.view(np.int8), [0]))))
-    return [Run(first, end - first) for first, end in zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True)]
+    return runs_where(mask.view(np.bool_))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from coriolis.errors import Corrupt, InvalidInput
 from coriolis.transfer.cells import CELL_BYTES, Run, cell_length, runs_bytes
 from coriolis.transfer.codec import Frame, FrameKind
-from coriolis.transfer.table import CellState, CellTable
+from coriolis.transfer.table import CellState, CellTable, runs_where
 
 MAX_UNDURABLE_BYTES = 512 << 20
 """Twice what the sink flushes at once, so that sending goes on while it does."""
@@ -189,8 +189,8 @@ class Sender:
 
     def _fill_queues(self) -> tuple[deque[Run], deque[Run]]:
         queues = (
-            deque(_runs_where(self._todo == CellState.DATA)),
-            deque(_runs_where(self._todo == CellState.ZERO)),
+            deque(runs_where(self._todo == CellState.DATA)),
+            deque(runs_where(self._todo == CellState.ZERO)),
         )
         self._queues = queues
         return queues
@@ -333,8 +333,3 @@ class Sender:
         if not self.exhausted:
             raise InvalidInput("the pass is not exhausted")
         return self.sent.count(CellState.DATA), self.sent.count(CellState.ZERO), self.sent.aggregate_digest()
-
-
-def _runs_where(chosen: npt.NDArray[np.bool_]) -> Iterable[Run]:
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], chosen.view(np.int8), [0]))))
-    return (Run(first, end - first) for first, end in zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -82,9 +82,7 @@ class CellTable:
     def runs(self, *states: CellState) -> Iterator[Run]:
         """Maximal runs of cells whose state is one of ``states``, in order."""
         wanted = np.isin(self._states, np.array(states, dtype=np.uint8))
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], wanted.view(np.uint8), [0])).astype(np.int8)))
-        for first, end in zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True):
-            yield Run(first, end - first)
+        yield from runs_where(wanted)
 
     def known_runs(self) -> list[Run]:
         return list(self.runs(CellState.ZERO, CellState.DATA))
@@ -107,3 +105,9 @@ class CellTable:
             hasher.update(states.tobytes())
             hasher.update(self._digests[start : start + _BLOCK_CELLS][states == CellState.DATA].tobytes())
         return bytes(hasher.digest())
+
+
+def runs_where(chosen: npt.NDArray[np.bool_]) -> list[Run]:
+    """Maximal runs of the cells marked, one truth value a cell, in order."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], chosen.view(np.int8), [0]))))
+    return [Run(first, end - first) for first, end in zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True)]

@@ -1,6 +1,7 @@
 """``make mutants``: apply each mutant to a copy of the tree, run the tests that must catch it, report.
 
-Exit 0 only when every mutant was caught and the same tests pass on the unchanged copy.
+Words on the command line choose mutants by parts of their names. Exit 0 only when every mutant was caught and the same
+tests pass on the unchanged copy.
 """
 
 from __future__ import annotations
@@ -68,6 +69,49 @@ MUTANTS = (
         ("tests/unit/transfer", "tests/unit/agent"),
     ),
     Mutant(
+        "header checksum ignored",
+        "coriolis/transfer/codec.py",
+        "if xxhash.xxh3_64_intdigest(message[: _FIELDS.size]) != _CHECK.unpack_from(message, _FIELDS.size)[0]:",
+        "if False:",
+        ("tests/unit/transfer",),
+    ),
+    Mutant(
+        "zstd size not checked",
+        "coriolis/transfer/codec.py",
+        "if zstandard.frame_content_size(frame.payload) != stated:",
+        "if False:",
+        ("tests/unit/transfer",),
+    ),
+    Mutant(
+        "written hints trusted as durable",
+        "coriolis/agent/sink_disk.py",
+        "durable_map=pack_runs(self._receiver.table.known_runs(), cells),",
+        "durable_map=pack_runs([*self._receiver.table.known_runs(), *self._journal.written_hints()], cells),",
+        ("tests/unit/agent",),
+    ),
+    Mutant(
+        "lost lane not requeued",
+        "coriolis/transfer/sender.py",
+        "        for cell, flight in [item for item in self._flights.items() if item[1].lane == lane]:\n"
+        "            self._requeue(cell, flight)\n",
+        "        return\n",
+        ("tests/unit/transfer",),
+    ),
+    Mutant(
+        "one decompressor for all threads",
+        "coriolis/transfer/codec.py",
+        "plain = zstandard.ZstdDecompressor().decompress(",
+        'plain = globals().setdefault("shared", zstandard.ZstdDecompressor()).decompress(',
+        ("tests/unit/transfer",),
+    ),
+    Mutant(
+        "refusals forgotten with the stream of acks",
+        "coriolis/transfer/receiver.py",
+        "return encode_acks([*received, *rejected])",
+        "return encode_acks(received)",
+        ("tests/unit/transfer",),
+    ),
+    Mutant(
         "second instance may be committed",
         "coriolis/coordinator/scheduler.py",
         'if run.committed_instance not in ("", event.instance_id):',
@@ -77,21 +121,22 @@ MUTANTS = (
 )
 
 
-def main() -> int:
-    """Return the number of mutants that survived, or of test sets that fail without any mutant."""
+def main(wanted: tuple[str, ...] = ()) -> int:
+    """Return 1 when a mutant survived, or tests fail without any. ``wanted``: parts of the names of those to try."""
+    mutants = [each for each in MUTANTS if not wanted or any(part in each.name for part in wanted)]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder) / "tree"
         shutil.copytree(ROOT, copy, ignore=IGNORED)
         bad = 0
-        for tests in sorted({mutant.tests for mutant in MUTANTS}):
+        for tests in sorted({mutant.tests for mutant in mutants}):
             if not passes(copy, tests):
                 print(f"FAILS WITHOUT MUTANT  {' '.join(tests)}", flush=True)
                 bad += 1
-        for mutant in MUTANTS:
+        for mutant in mutants:
             caught = not passes_mutated(copy, mutant)
             print(f"{'caught  ' if caught else 'SURVIVED'}  {mutant.name}", flush=True)
             bad += not caught
-    print(f"{len(MUTANTS) - bad if bad <= len(MUTANTS) else 0} passed, {bad} failed")
+    print(f"{max(0, len(mutants) - bad)} passed, {bad} failed")
     return 1 if bad else 0
 
 
@@ -118,4 +163,4 @@ def passes(copy: Path, tests: tuple[str, ...]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(tuple(sys.argv[1:])))

@@ -46,6 +46,11 @@ class Disk:
     rate_bytes_per_s: int
     eta_s: float | None
     sealed: bool
+    transport: str = ""
+    lanes: int = 0
+    compression_ratio: float | None = None
+    resent_bytes: int = 0
+    lag_bytes: int = 0
 
     @classmethod
     def read(cls, message: types_pb2.DiskProgress) -> Disk:
@@ -61,6 +66,11 @@ class Disk:
             message.rate_bytes_per_s,
             message.eta_s if message.eta_s >= 0 else None,
             message.sealed,
+            message.transport,
+            message.lanes,
+            message.unpacked_bytes / message.packed_bytes if message.packed_bytes else None,
+            message.resent_bytes,
+            message.lag_bytes,
         )
 
 

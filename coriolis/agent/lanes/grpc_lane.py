@@ -63,8 +63,14 @@ class GrpcLane:
             raise self._failure()
         self._channel.close()
 
+    def check(self) -> None:
+        if self._over.is_set():
+            raise self._failure()
+
     def _failure(self) -> CoriolisError:
         self._channel.close()
+        if self._call.cancelled():  # by ``abort``; asked for its exception, it would raise one of gRPC's own
+            return Unavailable("a lane was cut")
         failed = self._call.exception()
         return to_error(failed) if isinstance(failed, grpc.RpcError) else Unavailable("a lane was cut")
 

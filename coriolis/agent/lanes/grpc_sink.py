@@ -11,12 +11,12 @@ import grpc
 from coriolis.agent.data_port import PortRange, bind_server
 from coriolis.agent.lanes.grpc_lane import DISK_KEY, GENERATION_KEY, PUSH_METHOD
 from coriolis.agent.lanes.sink_host import MAX_CONNECTIONS, SinkHost
-from coriolis.errors import CoriolisError, InvalidInput, Unavailable
+from coriolis.errors import CoriolisError, Corrupt, InvalidInput, Unavailable
 from coriolis.rpc.blocking import abort_with, build_blocking_server
 from coriolis.rpc.channel import DATA_MESSAGE_BYTES
 from coriolis.rpc.identity import peer_identity
 from coriolis.rpc.tls_files import TlsFiles
-from coriolis.transfer.codec import decode
+from coriolis.transfer.codec import Frame, decode
 
 
 def serve_grpc_lanes(host: SinkHost, tls: TlsFiles, bind_host: str, ports: tuple[int, int]) -> int:
@@ -26,7 +26,7 @@ def serve_grpc_lanes(host: SinkHost, tls: TlsFiles, bind_host: str, ports: tuple
         try:
             metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
             disk = host.disk_for(str(peer_identity(context)), metadata.get(DISK_KEY, ""), _generation(metadata))
-            host.take_frames((decode(message) for message in messages), disk)
+            host.take_frames((decode_or_end(message) for message in messages), disk)
         except CoriolisError as refused:
             abort_with(context, refused)
         return b""
@@ -47,7 +47,17 @@ def serve_grpc_lanes(host: SinkHost, tls: TlsFiles, bind_host: str, ports: tuple
     service, _, method = PUSH_METHOD.strip("/").partition("/")
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
     server.start()
+    # gRPC ends a server that nobody holds any more
+    host.keep(server)
     return port
+
+
+def decode_or_end(message: bytes) -> Frame:
+    """The frame. A damaged header does not say which cell to send again: the lane ends, as with ``direct``."""
+    try:
+        return decode(message)
+    except Corrupt as damaged:
+        raise Unavailable(f"the lane ends: {damaged.message}") from damaged
 
 
 def _generation(metadata: dict[str, str]) -> int:

@@ -127,7 +127,7 @@ class SinkHosts:
         number, label = raw
         message = AttachDisk(disk.disk_id, served.intake.size_bytes, disk.generation, label)
         for link in self._links:
-            link.send(message, [number, disk.opened.touched_descriptor])
+            link.send(message, [number, disk.opened.touched_descriptor, disk.lock_descriptor])
 
     def take(self, connection: socket.socket) -> None:
         """Give an accepted connection to the next host."""

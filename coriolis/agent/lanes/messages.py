@@ -13,7 +13,7 @@ from coriolis.rpc.tls_files import TlsFiles
 MAX_PACKET_BYTES = 64 << 10
 """A batch names at most 64 zero runs and some cells; everything else is smaller."""
 MAX_TEXT_CHARS = 2000
-WORDS_AT_ONCE = 4
+WORDS_AT_ONCE = 8
 """Cells told of in one message, at most: each message costs the task about as much as hashing a cell."""
 MAX_SILENCE_S = 0.1
 """What was sent is told after this long, however little it is."""
@@ -32,9 +32,9 @@ class HostStart(msgspec.Struct, frozen=True, tag="start", array_like=True):
 
 
 class AttachDisk(msgspec.Struct, frozen=True, tag="disk", array_like=True):
-    """Begin to serve a disk. With it come the disk's descriptor and, for a sink, that of the shared ``touched`` bytes;
-    without a descriptor the host was given the disk when it was made. ``identity``: of the file, "" when it may
-    change."""
+    """Begin to serve a disk. With it come the disk's descriptor and, for a sink, those of the shared ``touched`` bytes
+    and of the journal's lock; without a descriptor the host was given the disk when it was made. ``identity``: of the
+    file, "" when it may change."""
 
     disk_id: str
     size_bytes: int

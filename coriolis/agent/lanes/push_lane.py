@@ -5,6 +5,7 @@ Acks travel on the control channel, so a lane is a one-way pipe and needs no thr
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from typing import Protocol
@@ -27,6 +28,10 @@ class PushLane(Protocol):
 
     def finish(self) -> None:
         """Everything sent has arrived at the sink's process (not: was written)."""
+        ...
+
+    def check(self) -> None:
+        """Raises as ``send`` does if the peer has ended the lane meanwhile; for a lane that has nothing to send."""
         ...
 
     def abort(self) -> None: ...
@@ -63,6 +68,13 @@ class DirectLane:
             self._socket.unwrap().close()
         except OSError as broken:
             raise Unavailable(f"a lane broke at its end: {broken}") from broken
+
+    def check(self) -> None:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
+        # the sink has nothing to say on a lane but that it ends: no tickets, no answers
+        if poll.poll(0):
+            raise Unavailable("the sink ended a lane")
 
     def abort(self) -> None:
         try:

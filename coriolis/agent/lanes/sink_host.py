@@ -22,9 +22,9 @@ from coriolis.agent.lanes.messages import (
     decode_to_host,
 )
 from coriolis.agent.lanes.teller import Teller
-from coriolis.agent.lanes.tls_stream import TlsReceiver, server_context
+from coriolis.agent.lanes.tls_stream import SILENCE_S, TlsReceiver, server_context
 from coriolis.agent.lanes.touched import map_touched
-from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, StaleGeneration
+from coriolis.errors import CoriolisError, Corrupt, Denied, StaleGeneration, Unavailable
 from coriolis.rpc.tls_files import TlsFiles
 from coriolis.transfer.cells import CELL_BYTES
 from coriolis.transfer.codec import HEADER_BYTES, Frame, decode_header, with_payload
@@ -32,6 +32,8 @@ from coriolis.transfer.receiver import Accepted, Intake, Write
 
 MAX_CONNECTIONS = 64
 """Lanes that one host serves at once."""
+GREETING_TIMEOUT_S = 10.0
+"""A connection that has not said who it is keeps one of those places for this long without a word."""
 STOP_WAIT_S = 5.0
 FAILED_LINGER_S = 10.0
 
@@ -85,6 +87,7 @@ class SinkHost:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._ending = threading.Event()
+        self._kept: list[object] = []
         self._descriptors: list[int] = []
 
     def run(self) -> None:
@@ -92,7 +95,7 @@ class SinkHost:
         try:
             while True:
                 try:
-                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 2)
+                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 3)
                 except ConnectionResetError:
                     return  # closed while words of ours were on their way
                 if not packet:
@@ -124,8 +127,9 @@ class SinkHost:
                 raise AssertionError(f"a sink's host cannot {type(other).__name__}")
 
     def _attach(self, disk: AttachDisk, descriptors: list[int]) -> None:
+        # the journal's lock is only held: as long as this process can write, no successor opens the volume
         self._descriptors += descriptors
-        volume, shared = descriptors
+        volume, shared, _ = descriptors
         intake = Intake(disk.size_bytes, disk.generation, map_touched(shared))
         self._disks[disk.disk_id] = ServedDisk(
             disk.disk_id, intake, DescriptorWriter(volume, disk.label), self._allowed
@@ -135,9 +139,8 @@ class SinkHost:
         stream = TlsReceiver(connection, self._context)
         try:
             disk = self._greet(stream)
-            if disk is not None and not self.take_frames(frames_of(stream), disk, stream.more_comes):
-                # the source hears of it with its acks; a lane that just ended it would open again
-                self._ending.wait(FAILED_LINGER_S)
+            if disk is not None:
+                self.take_frames(frames_of(stream), disk, stream.more_comes)
         except CoriolisError:
             return  # the source sees its lane end, and sends again what was not acknowledged
         finally:
@@ -145,6 +148,7 @@ class SinkHost:
             self._open.discard(connection)
 
     def _greet(self, stream: TlsReceiver) -> ServedDisk | None:
+        stream.wait_at_most(GREETING_TIMEOUT_S)
         identity = stream.handshake()
         head = memoryview(bytearray(HELLO_BYTES))
         if not stream.read_into(head):
@@ -158,24 +162,32 @@ class SinkHost:
             stream.answer(encode_answer(refused))
             return None
         stream.answer(encode_answer())
+        stream.wait_at_most(SILENCE_S)
         return disk
 
+    def keep(self, server: object) -> None:
+        """Hold what must live as long as this host."""
+        self._kept.append(server)
+
     def disk_for(self, identity: str, disk_id: str, generation: int) -> ServedDisk:
-        """The disk that a lane may write to. Raises Denied, InvalidInput, StaleGeneration."""
+        """The disk that a lane may write to. Raises Denied, Unavailable, StaleGeneration."""
         if identity != self._allowed:
             raise Denied("this sink was assigned another source")
         disk = self._disks.get(disk_id)
         if disk is None:
-            raise InvalidInput("that disk is not part of this task")
+            # its first lane may be quicker than the task's word that it was opened
+            raise Unavailable("that disk is not open here, or not yet")
         if generation != disk.intake.generation:
             raise StaleGeneration("the lane belongs to a replaced attempt")
         return disk
 
     def take_frames(
         self, frames: Iterable[Frame], disk: ServedDisk, more_comes: Callable[[], bool | None] = lambda: None
-    ) -> bool:
-        """As ``receive_frames``; the task is told."""
-        return receive_frames(frames, disk, self._teller, more_comes)
+    ) -> None:
+        """Until the lane ends. Raises as ``receive_frames``."""
+        if not receive_frames(frames, disk, self._teller, more_comes):
+            # the source hears of it with its acks; a lane that just ended it would open again
+            self._ending.wait(FAILED_LINGER_S)
 
 
 def _wake(connection: socket.socket) -> None:
@@ -189,7 +201,7 @@ def _wake(connection: socket.socket) -> None:
 def receive_frames(
     frames: Iterable[Frame], disk: ServedDisk, teller: Teller, more_comes: Callable[[], bool | None]
 ) -> bool:
-    """Until the lane ends; False when the disk failed. ``more_comes``: for ``Teller.add``.
+    """Until the lane ends; False when the disk failed, for whatever reason. ``more_comes``: for ``Teller.add``.
 
     Raises Unavailable when the lane breaks, Corrupt for a header that nothing can be made of.
     """

@@ -36,6 +36,8 @@ from coriolis.transfer.cells import CELL_BYTES, cell_length
 from coriolis.transfer.codec import HEADER_BYTES, Encoding, Frame, FrameKind, blocks_bytes, data_frame, encode_header
 
 STOP_WAIT_S = 5.0
+CHECK_S = 0.3
+"""A lane without work looks this often whether its connection is still there: what it had sent may be lost."""
 
 
 class SourceHost:
@@ -160,7 +162,7 @@ class _Lane:
         )
         self._push = push
         self._say(LaneUp(opening.lane))
-        while (batch := self._batches.get()) is not None:
+        while (batch := self._next_batch(push)) is not None:
             for first, count in batch.zeros:
                 self._send(push, Frame(FrameKind.ZERO, self._disk.generation, first, count), 0, 0.0)
             for first, count in batch.cells:
@@ -169,6 +171,13 @@ class _Lane:
             self._tell()
         if not self._stopped.is_set():
             push.finish()
+
+    def _next_batch(self, push: PushLane) -> SendBatch | None:
+        while True:
+            try:
+                return self._batches.get(timeout=CHECK_S)
+            except queue.Empty:
+                push.check()
 
     def _send_cell(self, push: PushLane, cell: int, level: int) -> None:
         if self._stopped.is_set():

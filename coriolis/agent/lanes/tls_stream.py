@@ -102,6 +102,10 @@ class TlsReceiver:
         connection.settimeout(SILENCE_S)
         tune(connection)
 
+    def wait_at_most(self, seconds: float) -> None:
+        """For each piece of the peer's words from now on."""
+        self._socket.settimeout(seconds)
+
     def handshake(self) -> str:
         """The client's SPIFFE URI. Raises Denied without exactly one."""
         self._until_done(self._tls.do_handshake)
@@ -136,7 +140,11 @@ class TlsReceiver:
 
     def more_comes(self) -> bool:
         """Something more has arrived already."""
-        return bool(self._in.pending or self._tls.pending() or select.select([self._socket], [], [], 0)[0])
+        if self._in.pending or self._tls.pending():
+            return True
+        poll = select.poll()  # select(2) knows no descriptor above 1023
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def answer(self, data: bytes) -> None:
         """Send a few bytes."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from coriolis.agent.choose_route import Transport, Ways, choose_route
+from coriolis.agent.choose_route import Road, Transport, Ways, choose_route
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.hosts import SinkHosts, source_hosts
 from coriolis.agent.listener import start_listener
@@ -155,6 +155,8 @@ class Lab:
     fresh_is_zero: bool = True
     transport: Transport = "auto"
     pace: Pace = field(default_factory=Pace)
+    road: Road = field(default_factory=lambda: Loopback())
+    """Of the lanes; the control channel goes to the port that the source is given."""
     make_notary: Callable[[TlsFiles, str], Notary] = Notary
     """The source's; a test may put a liar in its place."""
     sinks: list[SinkDisk] = field(default_factory=list)
@@ -230,7 +232,7 @@ class Lab:
             own_connection=True,
         )
 
-        ways = Ways(Loopback(), port, self.tls[who], agent(expects))
+        ways = Ways(self.road, port, self.tls[who], agent(expects))
         choose = partial(choose_route, self.transport, ways)
         with DiskJournal(self.source_journal) as journal:
             async with source_hosts(self.tls[who]) as hosts:

@@ -8,8 +8,10 @@ import random
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xxhash
 
@@ -17,7 +19,7 @@ from coriolis.agent import disk_journal
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.errors import Conflict, Corrupt, QuotaExceeded, StaleGeneration, Unavailable
 from coriolis.transfer.cells import CELL_BYTES, Run
-from coriolis.transfer.journal import Opening, Sealed
+from coriolis.transfer.journal import Opening, Sealed, opening_record
 from coriolis.transfer.table import CellState, CellTable
 
 CELLS = 300
@@ -114,7 +116,7 @@ def test_a_flipped_bit_never_invents_anything(tmp_path: Path) -> None:
 
 def test_a_newer_versions_record_is_not_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    path.write_bytes(disk_journal.opening_record(opening()) + _record_of_kind(77))
+    path.write_bytes(opening_record(opening()) + _record_of_kind(77))
     with pytest.raises(Corrupt, match="newer version"):
         DiskJournal(path)
     path.write_bytes(b"")
@@ -175,3 +177,54 @@ def test_a_state_directory_that_cannot_be_written_is_told(tmp_path: Path) -> Non
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Unavailable, match="state directory"):
         DiskJournal(tmp_path / "file" / "sub" / "j")
+
+
+# -- written hints -------------------------------------------------------------------------------------------------
+
+
+def test_hints_survive_the_process_and_belong_to_pass_and_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with DiskJournal(path) as journal:
+        journal.open_attempt(opening())
+        for run in (Run(3, 1), Run(4, 1), Run(10, 20), Run(3, 1)):
+            journal.hint_written(run)
+        assert journal.written_hints() == [], "what this process writes it knows itself"
+    with DiskJournal(path) as journal:
+        journal.open_attempt(opening(2))
+        assert journal.written_hints() == [Run(3, 2), Run(10, 20)]
+    with DiskJournal(path) as journal:
+        journal.open_attempt(opening(3, snapshot="other"))
+        assert journal.written_hints() == []
+    with DiskJournal(path) as journal:
+        journal.open_attempt(opening(4, snapshot="other"))
+        assert journal.written_hints() == []
+
+
+def test_hints_that_cannot_be_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with DiskJournal(path) as journal:
+        journal.open_attempt(opening())
+    notes = [(2, 1), (CELLS, 1), (CELLS - 1, 2), (5, 0), (2**64 - 1, 1), (0, 2**64 - 1), (2**63, 2**63), (CELLS - 1, 1)]
+    (tmp_path / "j.written").unlink(missing_ok=True)
+    path.with_suffix(".written").write_bytes(b"".join(struct.pack("!QQ", *note) for note in notes) + b"torn")
+    with DiskJournal(path) as journal:
+        journal.open_attempt(opening(2))
+        assert journal.written_hints() == [Run(2, 1), Run(CELLS - 1, 1)]
+
+
+def test_as_many_hints_as_are_kept_are_read_in_seconds_and_a_byte_a_cell(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    cells = disk_journal.MAX_HINT_BYTES // 16
+    with DiskJournal(path) as journal:
+        journal.open_attempt(opening(size=cells * CELL_BYTES))
+    noted = np.zeros((cells, 2), dtype=">u8")
+    noted[:, 0] = np.random.default_rng(1).permutation(cells)
+    noted[:, 1] = 1
+    path.with_suffix(".written").write_bytes(noted.tobytes())
+    with DiskJournal(path) as journal:
+        journal.open_attempt(opening(2, size=cells * CELL_BYTES))
+        began = time.monotonic()
+        assert journal.written_hints() == [Run(0, cells)]
+        assert time.monotonic() - began < 5
+        journal.hint_written(Run(0, 1))
+        assert path.with_suffix(".written").stat().st_size == disk_journal.MAX_HINT_BYTES, "and no more are kept"

@@ -75,9 +75,11 @@ async def half_sent(here: Lab, disk: bytes = DISK) -> None:
         here.volume.room = 6 * MIB
         with pytest.raises(QuotaExceeded):
             await sent(source, full_plan(disk))
+        while sink.receiver.written_bytes < here.volume.written_bytes:  # noqa: ASYNC110 - what lanes wrote is told soon
+            await asyncio.sleep(0.01)
         await sink.flush()
-        assert source.sender is not None
-        source._journal.append_ranges(source.sender.sent, sink._journalled)
+        # what the source had on the way when it failed may be forgotten there: here it had recorded it in time
+        source._journal.append_ranges(sink.receiver.table, sink._journalled)
     here.volume.room = None
     here.volume.power_cut()
 
