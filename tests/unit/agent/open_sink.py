@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from coriolis.agent.disk_journal import DiskJournal
+from coriolis.agent.notary import Notary
 from coriolis.agent.sink_disk import SinkDisk
 from coriolis.model.resource import Volume
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
@@ -18,8 +19,11 @@ GENERATION = 3
 DISK = content(8 * MIB, [(0, 8 * MIB)])
 
 
-def opened_sink(journal: DiskJournal, volume: MemoryVolume, manifest: Any = None) -> SinkDisk:
-    sink = SinkDisk("t", "d", GENERATION, 1, Volume("v", "v", volume.size, False), volume, journal, manifest)
+def opened_sink(
+    journal: DiskJournal, volume: MemoryVolume, manifest: Any = None, notary: Notary | None = None
+) -> SinkDisk:
+    where = Volume("v", "v", volume.size, False)
+    sink = SinkDisk("t", "d", GENERATION, 1, where, volume, journal, manifest, notary=notary)
     sink.open(
         pb.OpenDiskRequest(
             transfer_id="t",
