@@ -83,9 +83,20 @@ class Compression:
 
     def _try(self, rate: float, sums: Sample, *, limited: bool, lanes: int) -> None:
         bound = limited or sums.send_s >= SEND_BOUND * (sums.send_s + sums.work_s)
-        promised = min(rate * self._ratio, self._core_rate * min(self._cores, lanes))
+        promised = min(rate * self._gain(sums, limited=limited), self._core_rate * min(self._cores, lanes))
         if not self._wait_s and bound and self._ratio >= MIN_RATIO and promised >= rate * CLEAR_GAIN:
             self.level = LEVELS[0]
+
+    def _gain(self, sums: Sample, *, limited: bool) -> float:
+        """How much sooner a lane would be done with a byte: less time on the wire, more for packing it."""
+        raw_bytes = sums.payload_bytes - sums.unpacked_bytes
+        if raw_bytes <= 0 or not self._ratio:
+            return 0.0
+        if limited:
+            return self._ratio  # what is waited for is the limit, and that counts bytes on the wire
+        send_s = sums.send_s / sums.wire_bytes
+        raw_s = (sums.work_s - sums.packing_s) / raw_bytes + send_s
+        return raw_s / (1 / self._core_rate + send_s / self._ratio)
 
     def _keep_or_drop(self, rate: float, sums: Sample, *, limited: bool) -> None:
         if self._ratio < MIN_RATIO or rate < self._raw_rate * (1 + (CLEAR_GAIN - 1) / 2):

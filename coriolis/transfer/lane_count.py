@@ -17,6 +17,7 @@ SETTLE_S = 1.0
 MEASURE_S = 2.0
 HOLD_S = 30.0
 """After a step that did not help, the next one waits this long, and twice as long each time."""
+FIRST_HOLD_S = 10.0
 MAX_HOLD_S = 480.0
 GAIN = 1.15
 """A step is kept when it brings 15% more."""
@@ -43,7 +44,8 @@ class LaneCount:
         self._start: _Sample | None = None
         self._before: tuple[int, float] | None = None  # lanes and rate that a running step is compared with
         self._hold_s = HOLD_S
-        self._held_until_s = 0.0
+        # on a short path two lanes are nearly always enough, and most disks are done before more could help
+        self._held_until_s: float | None = None if rtt_s < MIDDLE_PATH_S else 0.0
 
     def observe(self, now_s: float, bytes_done: int, *, limited: bool) -> int:
         """``bytes_done``: that arrived so far. ``limited``: something else than the path bounds the rate now (a
@@ -75,6 +77,8 @@ class LaneCount:
                 self._hold_s = min(MAX_HOLD_S, self._hold_s * 2)
                 self._restart(now_s)
                 return
+        if self._held_until_s is None:
+            self._held_until_s = now_s + FIRST_HOLD_S
         if now_s >= self._held_until_s and self.lanes < self._most:
             self._before = (self.lanes, rate)
             self.lanes = min(self._most, self.lanes * 2)

@@ -100,3 +100,11 @@ def test_whatever_is_measured_the_bounds_hold(rtt_s: float, most: int, rates: li
     for rate, limited in rates:
         now, done = now + 1, done + rate
         assert 1 <= count.observe(now, int(done), limited=limited) <= most
+
+
+def test_on_a_short_path_no_lane_is_added_for_a_while() -> None:
+    count = LaneCount(0.0005)
+    for second in range(8):
+        assert count.observe(float(second), second * 10**9, limited=False) == 2
+    wanted = [count.observe(float(second), second * 10**9, limited=False) for second in range(8, 40)]
+    assert max(wanted) > 2, "it is tried in the end"
