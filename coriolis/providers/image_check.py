@@ -11,7 +11,6 @@ import logging
 import os
 
 import msgspec
-from oslo_utils.imageutils import format_inspector
 
 from coriolis.errors import Corrupt, HostileImage, InvalidInput, Unsupported
 from coriolis.providers.block.os_errors import from_os_error
@@ -31,9 +30,6 @@ _OSLO_NAMES = {"qcow2": "qcow2", "vmdk": "vmdk", "vpc": "vhd", "vhdx": "vhdx"}
 _CHECKS = {"qcow2": check_qcow2, "vmdk": check_vmdk, "vpc": check_vhd, "vhdx": check_vhdx}
 CHECKED_FORMATS = tuple(sorted(_CHECKS))
 """Container formats that may be opened; ``raw`` besides."""
-
-# The inspector logs every refusal as an error of its own; ours carries the reason.
-logging.getLogger(format_inspector.__name__).setLevel(logging.CRITICAL)
 
 
 class ImageFacts(msgspec.Struct, frozen=True):
@@ -94,6 +90,11 @@ def _second_opinion(view: View, name: str, size: int) -> None:
     """oslo.utils' verdict over head and tail of the image; reading all of it would cost a pass over the data."""
     if name == "vpc" and view.read(0, 8) != b"conectix":
         return  # a fixed VHD is a raw disk with a footer, which oslo.utils does not know
+    # raw disks need none of it, and it takes as long to load as a small disk takes to move
+    from oslo_utils.imageutils import format_inspector
+
+    # The inspector logs every refusal as an error of its own; ours carries the reason.
+    logging.getLogger(format_inspector.__name__).setLevel(logging.CRITICAL)
     inspector = format_inspector.ALL_FORMATS[_OSLO_NAMES[name]]()
     head = max(INSPECT_HEAD_BYTES, metadata_end(view) if name == "vhdx" else 0)
     if head > INSPECT_MAX_BYTES:

@@ -14,12 +14,15 @@ from coriolis.rpc.server import server_options
 from coriolis.rpc.status import status_of, trailing_metadata
 from coriolis.rpc.tls import TlsFiles, channel_credentials, server_credentials
 
+DATA_OPTIONS = (("grpc.http2.max_frame_size", 1 << 20),)
+"""A cell in one or two HTTP/2 frames instead of 64: a few percent of the CPU time, nothing else was measurable."""
+
 
 def open_blocking_channel(
     address: str, tls: TlsFiles, expected_identity: Identity | str, *, max_message_bytes: int = CONTROL_MESSAGE_BYTES
 ) -> grpc.Channel:
     """A channel with a connection of its own to exactly ``expected_identity``; as ``channel.open_channel``."""
-    options = channel_options(expected_identity, None, max_message_bytes, True)
+    options = channel_options(expected_identity, None, max_message_bytes, True, DATA_OPTIONS)
     return grpc.secure_channel(address, channel_credentials(tls), options=options)
 
 
@@ -37,7 +40,9 @@ def build_blocking_server(
 
     The caller checks identities: no interceptor does. Unavailable if the address is taken.
     """
-    server = grpc.server(pool, options=server_options(max_message_bytes), maximum_concurrent_rpcs=max_calls)
+    server = grpc.server(
+        pool, options=server_options(max_message_bytes, DATA_OPTIONS), maximum_concurrent_rpcs=max_calls
+    )
     try:
         port = server.add_secure_port(address, server_credentials(tls))
     except RuntimeError as error:
