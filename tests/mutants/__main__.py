@@ -112,6 +112,27 @@ MUTANTS = (
         ("tests/unit/transfer",),
     ),
     Mutant(
+        "a seal signed with another key than the peer shows",
+        "coriolis/agent/notary.py",
+        "if not same_key(source, peer_certificate):",
+        "if False:",
+        ("tests/unit/agent",),
+    ),
+    Mutant(
+        "a source's statement of other content is countersigned",
+        "coriolis/agent/notary.py",
+        "check_same_pass(theirs, ours)",
+        "pass",
+        ("tests/unit/agent",),
+    ),
+    Mutant(
+        "certificates made by a member are believed",
+        "coriolis/security/attest.py",
+        "return constraints.ca",
+        "return True",
+        ("tests/unit/security",),
+    ),
+    Mutant(
         "second instance may be committed",
         "coriolis/coordinator/scheduler.py",
         'if run.committed_instance not in ("", event.instance_id):',

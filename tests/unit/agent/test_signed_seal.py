@@ -20,7 +20,7 @@ from coriolis.transfer.cells import Run
 from coriolis.transfer.digest_tree import leaf_digests
 from coriolis.transfer.manifest import ManifestHead, decode_manifest, encode_manifest
 from coriolis.transfer.table import CellTable
-from tests.unit.agent.pair import Lab, agent, cells_plan, content, full_plan
+from tests.unit.agent.pair import Lab, agent, cells_plan, certificates, content, full_plan
 
 MIB = 1 << 20
 MakeLab = Callable[[int], Lab]
@@ -248,6 +248,20 @@ async def test_an_exchanged_manifest_is_refused_by_what_the_job_has_kept(lab: Ma
     with pytest.raises(Corrupt, match="recorded"):
         await check_head(msgspec.structs.replace(head, proof=None), notary, recorded)
     await check_head(msgspec.structs.replace(head, proof=None), notary, None)
+
+
+async def test_a_manifest_signed_under_another_ca_is_refused(lab: MakeLab, tmp_path: Path) -> None:
+    here = lab(len(DISK))
+    await here.send(DISK, full_plan(DISK))
+    head, _, proof = kept(here)
+    elsewhere = certificates(tmp_path / "elsewhere", "source", "sink")
+    said = agreed(proof)
+    forged = Proof(
+        Signer(elsewhere["source"]).sign(said.source),
+        Signer(elsewhere["sink"]).sign(said.sink),
+    )
+    with pytest.raises(Denied, match="not issued by the CA"):
+        await check_head(msgspec.structs.replace(head, proof=forged), Notary(here.tls["sink"]), None)
 
 
 # -- samples ------------------------------------------------------------------------------------------------------

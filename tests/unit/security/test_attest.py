@@ -9,8 +9,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from coriolis.clock import wire_time
 from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, Unavailable
@@ -181,9 +182,30 @@ def by_the_ca_itself(mesh: Path, proof: Proof) -> Signed:
 
 
 def through_a_leaf(mesh: Path, proof: Proof) -> Signed:
-    """A chain that leads over a member's certificate to the CA: members issue nothing."""
-    forged = (mesh / "forged" / "cert.pem").read_text()
-    return msgspec.structs.replace(by_forger(mesh, proof), certificate=forged + proof.sink.certificate)
+    """A certificate in the source's name that the sink made with its own key: members issue nothing."""
+    issuer = x509.load_pem_x509_certificate((mesh / "sink" / "cert.pem").read_bytes())
+    issuer_key = serialization.load_pem_private_key((mesh / "sink" / "key.pem").read_bytes(), None)
+    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    identity = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(name("source"))])
+    forged = (
+        x509.CertificateBuilder()
+        .subject_name(issuer.subject)
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - timedelta(hours=1))
+        .not_valid_after(NOW + timedelta(hours=1))
+        .add_extension(identity, critical=False)
+        .sign(issuer_key, hashes.SHA256())
+    )
+    forged.verify_directly_issued_by(issuer)  # only that it is no CA speaks against it
+    chain = (
+        forged.public_bytes(serialization.Encoding.PEM).decode()
+        + issuer.public_bytes(serialization.Encoding.PEM).decode()
+    )
+    signature = base64.b64encode(_sign(key, _signed_bytes(proof.source.statement))).decode()
+    return Signed(proof.source.statement, signature, chain)
 
 
 @pytest.mark.parametrize(
