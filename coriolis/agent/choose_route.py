@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable
 from typing import Literal, Protocol
 
 import msgspec
@@ -56,24 +57,30 @@ def wanted_transport(environment: dict[str, object]) -> Transport:
     raise InvalidInput(f"transport {wanted!r} is none of {', '.join(TRANSPORTS)}")
 
 
-async def choose_route(wanted: Transport, ways: Ways, offer: Offer, rtt_s: float) -> Route:
-    """How to reach the sink.
+async def choose_route(wanted: Transport, ways: Ways, offer: Offer, rtt: Awaitable[float]) -> Route:
+    """How to reach the sink; ``rtt`` is awaited meanwhile.
 
     ``direct`` costs less wherever its port can be reached; asked for by name, it is not replaced by anything. gRPC
     lanes go to the sink's further ports that can be reached, else to its one port. Raises Unavailable, Denied.
     """
+    rtt_s, found = await asyncio.gather(rtt, _find(wanted, ways, offer))
+    transport, addresses = found
+    return Route(transport, addresses, ways.peer, rtt_s)
+
+
+async def _find(wanted: Transport, ways: Ways, offer: Offer) -> tuple[str, tuple[str, ...]]:
     if wanted != "grpc" and offer.direct_port:
         address = ways.address("direct", offer.direct_port)
         try:
             await asyncio.to_thread(_probe, address, ways.tls, ways.peer)
-            return Route("direct", (address,), ways.peer, rtt_s)
+            return "direct", (address,)
         except CoriolisError as unreachable:
             if wanted == "direct":
                 raise
             log.info("no direct transport", address=address, reason=unreachable.message)
     elif wanted == "direct":
         raise Unavailable("the sink has no port for the direct transport: widen data_ports there")
-    return Route("grpc", await _grpc_addresses(ways, offer.lane_ports), ways.peer, rtt_s)
+    return "grpc", await _grpc_addresses(ways, offer.lane_ports)
 
 
 async def _grpc_addresses(ways: Ways, lane_ports: tuple[int, ...]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -116,12 +116,11 @@ async def _send_disks(
 
 
 async def _choose(
-    context: TaskContext, disk_id: str, ways: Ways, wanted: Transport, offer: Offer, rtt_s: float
+    context: TaskContext, disk_id: str, ways: Ways, wanted: Transport, offer: Offer, rtt: Awaitable[float]
 ) -> Route:
-    route = await choose_route(wanted, ways, offer, rtt_s)
-    context.event(
-        f"disk {disk_id}: sent by the {route.transport} transport, path {ways.path}, round trip {rtt_s * 1000:.1f} ms"
-    )
+    route = await choose_route(wanted, ways, offer, rtt)
+    how = f"{route.transport} transport, path {ways.path}, round trip {route.rtt_s * 1000:.1f} ms"
+    context.event(f"disk {disk_id}: sent by the {how}")
     return route
 
 

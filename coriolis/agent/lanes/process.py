@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from coriolis.agent.lanes.malloc import keep_freed_memory
@@ -30,6 +31,8 @@ def main() -> None:
             port = serve_grpc_lanes(host, start.tls, start.bind_host, start.ports)
             link.send(encode_message(Serving(port)))
         host.run()
+    # nothing is left to be done, and an interpreter's own end takes as long as sending some megabytes
+    os._exit(0)
 
 
 if __name__ == "__main__":
