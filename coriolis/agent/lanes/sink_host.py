@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from coriolis.agent.lanes.cell_io import CellWriter, DescriptorWriter
+from coriolis.agent.lanes.commands import commands
 from coriolis.agent.lanes.hello import HELLO_BYTES, encode_answer, hello_rest
 from coriolis.agent.lanes.messages import (
-    MAX_PACKET_BYTES,
     MAX_TEXT_CHARS,
     AttachDisk,
     DiskFailed,
     Refused,
     TakeConnection,
+    ToHost,
     WroteFrame,
-    decode_to_host,
 )
 from coriolis.agent.lanes.teller import Teller
 from coriolis.agent.lanes.tls_stream import SILENCE_S, TlsReceiver, server_context
@@ -93,14 +93,8 @@ class SinkHost:
     def run(self) -> None:
         """Return when the task closes its end."""
         try:
-            while True:
-                try:
-                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 3)
-                except ConnectionResetError:
-                    return  # closed while words of ours were on their way
-                if not packet:
-                    return
-                self._obey(packet, descriptors)
+            for message, descriptors in commands(self._link):
+                self._obey(message, descriptors)
         finally:
             self._ending.set()
             for connection in list(self._open):
@@ -110,8 +104,8 @@ class SinkHost:
             for descriptor in self._descriptors:
                 os.close(descriptor)
 
-    def _obey(self, packet: bytes, descriptors: list[int]) -> None:
-        match decode_to_host(packet):
+    def _obey(self, message: ToHost, descriptors: list[int]) -> None:
+        match message:
             case AttachDisk() as disk:
                 self._attach(disk, descriptors)
             case TakeConnection():

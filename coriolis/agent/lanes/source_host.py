@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 import zstandard
 
 from coriolis.agent.lanes.cell_io import CellReader, attached_reader
+from coriolis.agent.lanes.commands import commands
 from coriolis.agent.lanes.messages import (
-    MAX_PACKET_BYTES,
     MAX_SILENCE_S,
     MAX_TEXT_CHARS,
     WORDS_AT_ONCE,
@@ -26,7 +26,7 @@ from coriolis.agent.lanes.messages import (
     SendBatch,
     Sent,
     SentCell,
-    decode_to_host,
+    ToHost,
     encode_message,
 )
 from coriolis.agent.lanes.push_lane import PushLane, open_lane
@@ -54,14 +54,8 @@ class SourceHost:
     def run(self) -> None:
         """Return when the task closes its end."""
         try:
-            while True:
-                try:
-                    packet, descriptors, _, _ = socket.recv_fds(self._link, MAX_PACKET_BYTES, 1)
-                except ConnectionResetError:
-                    return  # closed while words of ours were on their way
-                if not packet:
-                    return
-                self._obey(packet, descriptors)
+            for message, descriptors in commands(self._link):
+                self._obey(message, descriptors)
         finally:
             for lane in self._lanes.values():
                 lane.stop(abort=True)
@@ -70,8 +64,8 @@ class SourceHost:
             for descriptor in self._descriptors:
                 os.close(descriptor)
 
-    def _obey(self, packet: bytes, descriptors: list[int]) -> None:
-        match decode_to_host(packet):
+    def _obey(self, message: ToHost, descriptors: list[int]) -> None:
+        match message:
             case AttachDisk() as disk:
                 self._disks[disk.disk_id] = disk
                 if descriptors:
