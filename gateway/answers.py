@@ -111,6 +111,22 @@ class Disk(Answer):
     sealed: bool
 
 
+class JobProgress(Answer):
+    """Sums over the disks and passes of a migration; ``eta_s`` is that of the slowest disk, null while unknown."""
+
+    total_bytes: int
+    done_bytes: int
+    read_bytes: int
+    sent_bytes: int
+    written_bytes: int
+    zero_bytes: int
+    resent_bytes: int
+    lag_bytes: int
+    rate_bytes_per_s: int
+    eta_s: float | None
+    compression_ratio: float | None
+
+
 class Origin(Answer):
     """Secret members of ``connection_info`` read ``***``."""
 
@@ -162,6 +178,7 @@ class Migration(Row):
     transfer_result: dict[str, Any] | None
     tasks: list[Task]
     disks: list[Disk]
+    progress: JobProgress | None
     residue: list[str]
 
 

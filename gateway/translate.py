@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2, endpoint_pb2, job_pb2, types_pb2
@@ -93,6 +94,7 @@ def migration(message: job_pb2.Migration, *, with_tasks: bool = True) -> Documen
         "transfer_result": _object(message.transfer_result_json) if message.transfer_result_json else None,
         "tasks": [task(one, message.execution_id) for one in message.tasks] if with_tasks else [],
         "disks": [disk(one) for one in message.disks] if with_tasks else [],
+        "progress": job_progress(message.disks) if with_tasks and message.disks else None,
         "residue": list(message.residue),
         **_row(message.created_at, message.updated_at),
     }
@@ -141,6 +143,18 @@ def _progress_update(message: types_pb2.ProgressUpdate, task_id: str) -> Documen
     }
 
 
+SUMMED = (
+    "total_bytes",
+    "done_bytes",
+    "read_bytes",
+    "sent_bytes",
+    "written_bytes",
+    "zero_bytes",
+    "resent_bytes",
+    "lag_bytes",
+)
+
+
 def disk(message: types_pb2.DiskProgress) -> Document:
     """Progress of a disk; ``eta_s`` is null while it is unknown."""
     return {
@@ -165,6 +179,19 @@ def disk(message: types_pb2.DiskProgress) -> Document:
         "lanes": message.lanes,
         "rtt_ms": round(message.rtt_s * 1000, 3) if message.rtt_s else None,
         "sealed": message.sealed,
+    }
+
+
+def job_progress(disks: Sequence[types_pb2.DiskProgress]) -> Document:
+    """The sums of a job's disks over all passes; speed and ETA of those that are still on their way."""
+    moving = [one for one in disks if not one.sealed]
+    unknown = any(one.eta_s < 0 for one in moving)
+    sums = {name: sum(getattr(one, name) for one in disks) for name in SUMMED}
+    return {
+        **sums,
+        "rate_bytes_per_s": sum(one.rate_bytes_per_s for one in moving),
+        "eta_s": None if unknown else max((one.eta_s for one in moving), default=0.0),
+        "compression_ratio": _ratio(sum(one.unpacked_bytes for one in disks), sum(one.packed_bytes for one in disks)),
     }
 
 

@@ -9,7 +9,7 @@ import click
 
 from coriolis.cli.exits import Ended
 from coriolis.cli.migration_input import body, connection, networks, read_document
-from coriolis.cli.output import emit, human_bytes, output_option, print_fields, print_table
+from coriolis.cli.output import emit, human_bytes, human_seconds, output_option, print_fields, print_table
 from coriolis.cli.progress import follow, follow_and_end
 from coriolis.cli.rest import Api, with_api
 
@@ -181,6 +181,7 @@ def _show(document: Document, output: str) -> None:
             "origin": f"{document['origin']['type']} {document['origin']['connection_info']}",
             "destination": f"{document['destination']['type']} {document['destination']['connection_info']}",
             "instances": ", ".join(document["instances"]),
+            "moved": _moved(document.get("progress")),
             "notes": document["notes"],
             "residue": document["residue"],
         }
@@ -192,6 +193,16 @@ def _show(document: Document, output: str) -> None:
     if document["disks"]:
         disk_columns = ("Instance", "Disk", "Pass", "Covered", "Read", "Sent", "Zero", "By", "Sealed")
         print_table(disk_columns, [_disk_row(disk) for disk in document["disks"]])
+
+
+def _moved(progress: Document | None) -> str:
+    if not progress:
+        return ""
+    covered = f"{human_bytes(progress['done_bytes'])} of {human_bytes(progress['total_bytes'])}"
+    told = f"{covered}, read {human_bytes(progress['read_bytes'])}, sent {human_bytes(progress['sent_bytes'])}"
+    if not progress["rate_bytes_per_s"]:
+        return told
+    return f"{told}, {human_bytes(progress['rate_bytes_per_s'])}/s, ETA {human_seconds(progress['eta_s'])}"
 
 
 def _last_word(task: Document) -> str:
