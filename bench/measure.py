@@ -31,9 +31,9 @@ class Usage:
 
 def descendants(pid: int) -> list[int]:
     """``pid`` and every process below it that is alive."""
-    found, todo = [], [pid]
-    while todo:
-        each = todo.pop()
+    found, unseen = [], [pid]
+    while unseen:
+        each = unseen.pop()
         found.append(each)
         try:
             threads = list((PROC / str(each) / "task").iterdir())
@@ -41,7 +41,7 @@ def descendants(pid: int) -> list[int]:
             continue
         for thread in threads:
             try:
-                todo.extend(int(child) for child in (thread / "children").read_text().split())
+                unseen.extend(int(child) for child in (thread / "children").read_text().split())
             except OSError:
                 continue
     return found

@@ -97,7 +97,6 @@ async def _open_disks(context: TaskContext, target: VolumeTarget, stack: AsyncEx
             writer,
             journal,
             manifests[disk.id],
-            work.allowed_identity,
             notary,
         )
     return disks

@@ -63,7 +63,6 @@ class SinkDisk:
         writer: BlockWriter,
         journal: DiskJournal,
         manifest_path: Path,
-        allowed_identity: str = "",
         notary: Notary | None = None,
     ) -> None:
         self.disk_id = disk_id
@@ -78,13 +77,11 @@ class SinkDisk:
         self.activity = 0
         """Counts frames and calls; the task watches it for stalls."""
         self.opened: OpenedDisk | None = None
-        self.wire_bytes = 0
         self._transfer_id = transfer_id
         self._volume = volume
         self._writer = writer
         self._journal = journal
         self._manifest_path = manifest_path
-        self._allowed = allowed_identity
         self._notary = notary
         self._receiver: Receiver | None = None
         self._flush_lock = asyncio.Lock()
@@ -143,7 +140,7 @@ class SinkDisk:
             self._journalled = table.known_runs()
             self._compare_first = not same_pass and not fresh and self.pass_number == 1
             self._receiver = Receiver(request.size_bytes, self.generation, table, touched, unwritten_is_zero=fresh)
-            served = ServedDisk(self.disk_id, self._receiver.intake, self._cell_writer(), self._allowed)
+            served = ServedDisk(self.disk_id, self._receiver.intake, self._cell_writer())
             self.opened = OpenedDisk(served, shared)
         cells = self._receiver.table.cells
         return pb.OpenDiskResponse(
@@ -169,8 +166,6 @@ class SinkDisk:
         """(descriptor, label) of a volume that lane processes can write by themselves."""
         direct = raw_descriptor(self._writer)
         return None if direct is None else (direct.number, direct.label)
-
-    # -- frames -------------------------------------------------------------------------------------------------
 
     # -- acks ---------------------------------------------------------------------------------------------------
 
@@ -222,7 +217,6 @@ class SinkDisk:
     def _wrote(self, wrote: WroteFrame) -> None:
         kind = FrameKind(wrote.kind)
         frame = Frame(kind, self.generation, wrote.cell, wrote.count, wrote.length, wrote.bitmap, wrote.digest)
-        self.wire_bytes += wrote.wire_bytes
         self._journal.hint_written(Run(wrote.cell, wrote.count))
         self._ack(self.receiver.written(frame))
 

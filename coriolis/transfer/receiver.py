@@ -122,7 +122,6 @@ class Receiver:
         self.size_bytes = size_bytes
         self.generation = generation
         self.table = table
-        self.unwritten_is_zero = unwritten_is_zero
         if touched is None:
             touched = untouched_cells(table, unwritten_is_zero=unwritten_is_zero)
         self.intake = Intake(size_bytes, generation, touched)

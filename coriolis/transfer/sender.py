@@ -91,10 +91,10 @@ class Sender:
         self._undurable_bytes = undurable_bytes
         self._total_bytes = plan.total_bytes(size_bytes)
         # per cell: the CellState that it shall get, UNKNOWN once it was assigned or skipped
-        self._todo: npt.NDArray[np.uint8] = np.zeros(self.sent.cells, dtype=np.uint8)
+        self._wanted: npt.NDArray[np.uint8] = np.zeros(self.sent.cells, dtype=np.uint8)
         for runs, state in ((plan.data, CellState.DATA), (plan.zero, CellState.ZERO)):
             for run in runs:
-                self._todo[run.first : run.end] = state
+                self._wanted[run.first : run.end] = state
         self._queues: tuple[deque[Run], deque[Run]] | None = None
         self._waiting_bytes = self._total_bytes
         self._flights: dict[int, _Flight] = {}
@@ -146,11 +146,11 @@ class Sender:
         for run in runs:
             states, digests = table.get_run(run)
             found = np.frombuffer(states, dtype=np.uint8)
-            todo = self._todo[run.first : run.end]
-            chosen = (todo != CellState.UNKNOWN) & (found != CellState.UNKNOWN)
+            wanted = self._wanted[run.first : run.end]
+            chosen = (wanted != CellState.UNKNOWN) & (found != CellState.UNKNOWN)
             if not chosen.any():
                 continue
-            todo[chosen] = CellState.UNKNOWN
+            wanted[chosen] = CellState.UNKNOWN
             self.sent.set_chosen(run, chosen, states, digests)
             count = int(np.count_nonzero(chosen))
             last = run.end == self.sent.cells and bool(chosen[-1])
@@ -189,8 +189,8 @@ class Sender:
 
     def _fill_queues(self) -> tuple[deque[Run], deque[Run]]:
         queues = (
-            deque(runs_where(self._todo == CellState.DATA)),
-            deque(runs_where(self._todo == CellState.ZERO)),
+            deque(runs_where(self._wanted == CellState.DATA)),
+            deque(runs_where(self._wanted == CellState.ZERO)),
         )
         self._queues = queues
         return queues
@@ -200,7 +200,7 @@ class Sender:
 
     def _launch(self, run: Run, lane: int, cost: int, *, zero: bool) -> None:
         length = runs_bytes([run], self.size_bytes)
-        self._todo[run.first : run.end] = CellState.UNKNOWN
+        self._wanted[run.first : run.end] = CellState.UNKNOWN
         self._waiting_bytes -= length
         self._flights[run.first] = _Flight(lane, cost, length, run.count, zero)
         self._flying_bytes += length
@@ -313,7 +313,7 @@ class Sender:
         self._undurable_cost -= cost
         self.sent.forget([run])
         self._waiting_bytes += flight.length
-        self._todo[run.first : run.end] = CellState.ZERO if flight.zero else CellState.DATA
+        self._wanted[run.first : run.end] = CellState.ZERO if flight.zero else CellState.DATA
         if self._queues is not None:
             self._queues[1 if flight.zero else 0].appendleft(run)
         if flight.reported and not flight.zero:

@@ -39,12 +39,11 @@ FAILED_LINGER_S = 10.0
 
 
 class ServedDisk(msgspec.Struct, frozen=True):
-    """A disk as a host sees it. ``allowed``: the identity that may send."""
+    """A disk as a host sees it."""
 
     disk_id: str
     intake: Intake
     writer: CellWriter
-    allowed: str
 
 
 def carry_out(accepted: Accepted, writer: CellWriter) -> None:
@@ -125,9 +124,7 @@ class SinkHost:
         self._descriptors += descriptors
         volume, shared, _ = descriptors
         intake = Intake(disk.size_bytes, disk.generation, map_touched(shared))
-        self._disks[disk.disk_id] = ServedDisk(
-            disk.disk_id, intake, DescriptorWriter(volume, disk.label), self._allowed
-        )
+        self._disks[disk.disk_id] = ServedDisk(disk.disk_id, intake, DescriptorWriter(volume, disk.label))
 
     def _serve(self, connection: socket.socket) -> None:
         stream = TlsReceiver(connection, self._context)
