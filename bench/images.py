@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Name = Literal["incompressible", "realistic", "mostly-empty"]
+Kind = Literal["data", "zero", "hole"]
 NAMES: tuple[Name, ...] = get_args(Name)
 VERSION = 1
 """Raised when the bytes change: old cached images are not used then."""
@@ -44,7 +45,7 @@ class Stretch(msgspec.Struct, frozen=True):
 
     offset: int
     length: int
-    kind: Literal["data", "zero", "hole"]
+    kind: Kind
 
 
 def layout(name: Name, size: int, seed: int = 1) -> list[Stretch]:
@@ -61,9 +62,10 @@ def layout(name: Name, size: int, seed: int = 1) -> list[Stretch]:
     offset = 0
     for length, kind in zip(lengths, gap_kinds, strict=True):
         gap = (zeros if kind == "zero" else holes).pop()
-        for part, what in ((length, "data"), (gap, kind)):
+        parts: tuple[tuple[int, Kind], ...] = ((length, "data"), (gap, kind))
+        for part, what in parts:
             if part:
-                found.append(Stretch(offset, part, what))  # type: ignore[arg-type]  # a literal above
+                found.append(Stretch(offset, part, what))
                 offset += part
     if offset < size:
         found.append(Stretch(offset, size - offset, "hole"))

@@ -105,7 +105,7 @@ def run_leg(
     """All rounds of one image over one setting of the link."""
     title = f"{leg.image} {leg.size // MIB} MiB, loss {leg.loss:.1%}"
     with scene(place(link.a), place(link.b)) as here:
-        copy_sparse(make_image(leg.image, leg.size, OUT / "images"), here.image)  # type: ignore[arg-type]
+        copy_sparse(make_image(leg.image, leg.size, OUT / "images"), here.image)
         contestants: list[Contestant] = [*ours, *peers]
         series = run_series(console, title, here, contestants, count)
     rivals = {peer.name: series.samples[peer.name] for peer in peers if series.both(peer.name, peer.name)}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from bench.images import Name
 from bench.table import MIB, RSS_GOAL_MIB, Check, Sample, ratios, spread
 
 LINE_SHARE_GOAL = 0.9
@@ -18,7 +19,7 @@ REALISTIC_GOAL = 2.0
 class Leg(msgspec.Struct, frozen=True):
     """One setting of the link and one image on it. ``loss`` is a share of packets."""
 
-    image: str
+    image: Name
     loss: float
     size: int
 

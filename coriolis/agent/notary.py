@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -150,7 +151,7 @@ class Notary:
 
 
 def _import() -> None:
-    import coriolis.security.attest  # noqa: F401
+    importlib.import_module("coriolis.security.attest")
 
 
 def _members(disk: DiskPass) -> tuple[str, str, int, int, int, str]:

@@ -13,7 +13,6 @@ import structlog
 
 from coriolis.agent.lanes.host_link import HostLink
 from coriolis.agent.lanes.messages import CloseLane, FromHost, LaneDown, LaneUp, OpenLane, SendBatch, Sent
-from coriolis.agent.pacing import RECHECK_S
 from coriolis.errors import CoriolisError, TimedOut, Unavailable, from_code
 from coriolis.rpc.status import to_error
 from coriolis.transfer.cells import CELL_BYTES, Run
@@ -32,6 +31,8 @@ MAX_FAILURES_IN_A_ROW = 8
 """Lanes lost without a single cell received in between; then the attempt fails and is assigned anew."""
 RETRY_S = 0.2
 MAX_RETRY_S = 3.0
+RECHECK_S = 0.25
+"""Longest time until who waits for its turn notices another rate."""
 STEER_S = 0.5
 BATCH_BYTES = 8 << 20
 MIN_LANE_BYTES, MAX_LANE_BYTES = 2 << 20, 24 << 20

@@ -29,7 +29,7 @@ from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, cell_length, co
 from coriolis.transfer.codec import Frame, FrameKind, cell_digest, encode_acks, nonzero_blocks
 from coriolis.transfer.journal import Opening, Sealed
 from coriolis.transfer.manifest import decode_manifest, encode_manifest
-from coriolis.transfer.receiver import FLUSH_INTERVAL_S, WINDOW_BYTES, Receiver, untouched_cells
+from coriolis.transfer.receiver import FLUSH_INTERVAL_S, WINDOW_BYTES, Receiver, initially_touched
 from coriolis.transfer.run_map import pack_runs
 from coriolis.transfer.table import CellTable
 
@@ -136,7 +136,7 @@ class SinkDisk:
                 before.opening.snapshot_identity,
             ) == (request.pass_number, request.snapshot_identity)
             table = self._journal.open_attempt(opening)
-            touched, shared = touched_bytes(untouched_cells(table, unwritten_is_zero=fresh))
+            touched, shared = touched_bytes(initially_touched(table, unwritten_is_zero=fresh))
             self._journalled = table.known_runs()
             self._compare_first = not same_pass and not fresh and self.pass_number == 1
             self._receiver = Receiver(request.size_bytes, self.generation, table, touched, unwritten_is_zero=fresh)

@@ -71,6 +71,7 @@ class RawDescriptor(msgspec.Struct, frozen=True):
     identity: str = ""
 
 
+@runtime_checkable
 class HasDescriptor(Protocol):
     """A reader or writer that can say where its bytes are. Optional; everything works without, only slower."""
 
@@ -79,8 +80,7 @@ class HasDescriptor(Protocol):
 
 def raw_descriptor(disk: BlockReader) -> RawDescriptor | None:
     """The descriptor of a reader or writer that has one."""
-    found = getattr(disk, "descriptor", None)
-    return found() if callable(found) else None
+    return disk.descriptor() if isinstance(disk, HasDescriptor) else None
 
 
 @runtime_checkable

@@ -96,8 +96,8 @@ class Intake:
         return (Zero(start, min(run.end * CELL_BYTES, self.size_bytes) - start),)
 
 
-def untouched_cells(table: CellTable, *, unwritten_is_zero: bool) -> npt.NDArray[np.uint8]:
-    """A fresh ``Intake.touched``: cells that ``table`` knows were written before, and all unless the volume is new."""
+def initially_touched(table: CellTable, *, unwritten_is_zero: bool) -> npt.NDArray[np.uint8]:
+    """``Intake.touched`` of a new attempt: cells that ``table`` knows, and all of them unless the volume is new."""
     if not unwritten_is_zero:
         return np.ones(table.cells, dtype=np.uint8)
     return np.frombuffer(table.known_mask(), dtype=np.uint8).copy()
@@ -123,17 +123,13 @@ class Receiver:
         self.generation = generation
         self.table = table
         if touched is None:
-            touched = untouched_cells(table, unwritten_is_zero=unwritten_is_zero)
+            touched = initially_touched(table, unwritten_is_zero=unwritten_is_zero)
         self.intake = Intake(size_bytes, generation, touched)
         self.written_bytes = 0
         self.zero_bytes = 0
         self._rejected: dict[int, int] = {}
         self._unflushed: dict[int, Frame] = {}
         self._unflushed_bytes = 0
-
-    @property
-    def unflushed_bytes(self) -> int:
-        return self._unflushed_bytes
 
     @property
     def flush_due(self) -> bool:

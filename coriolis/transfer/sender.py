@@ -126,11 +126,6 @@ class Sender:
         """Everything that was sent is durable at the sink."""
         return self.exhausted and not self._undurable
 
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes that nobody was asked to send yet."""
-        return self._waiting_bytes
-
     def covered_bytes(self) -> int:
         """Bytes of the pass that the sink has received, skipped ones included. Never decreases."""
         return self._total_bytes - self._waiting_bytes - self._flying_bytes

@@ -129,7 +129,6 @@ class WroteFrame(msgspec.Struct, frozen=True, array_like=True):
     length: int
     bitmap: int
     digest: bytes
-    wire_bytes: int
 
 
 class Wrote(msgspec.Struct, frozen=True, tag="wrote", array_like=True):

@@ -69,7 +69,6 @@ def take_frame(disk: ServedDisk, frame: Frame) -> WroteFrame | Refused:
         frame.length,
         frame.bitmap,
         frame.digest,
-        HEADER_BYTES + len(frame.payload),
     )
 
 

@@ -189,7 +189,6 @@ class Lab:
                 self.volume,
                 journal,
                 self.manifest,
-                agent(allowed),
                 Notary(self.tls["sink"], agent(allowed)),
             )
             self.sinks.append(disk)

@@ -30,7 +30,7 @@ Tls = dict[str, TlsFiles]
 
 
 def opened(journal: DiskJournal, writer: RawWriter, manifest: Path) -> SinkDisk:
-    disk = SinkDisk("t", "d", 1, 1, Volume("v", "v", SIZE), writer, journal, manifest, agent("source"))
+    disk = SinkDisk("t", "d", 1, 1, Volume("v", "v", SIZE), writer, journal, manifest)
     disk.open(
         pb.OpenDiskRequest(
             transfer_id="t", disk_id="d", generation=1, pass_number=1, size_bytes=SIZE, snapshot_identity="s",

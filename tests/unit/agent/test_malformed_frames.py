@@ -90,7 +90,7 @@ def by_direct(disk: ServedDisk, message: bytes) -> list[Any]:
 def new_victim(size: int = SIZE) -> tuple[ServedDisk, MemoryCells]:
     cells = MemoryCells(size)
     intake = Intake(size, GENERATION, np.ones(-(-size // CELL_BYTES), dtype=np.uint8))
-    return ServedDisk("d", intake, cells, ""), cells
+    return ServedDisk("d", intake, cells), cells
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
-
-import pytest
-
 from coriolis.agent.child_protocol import Rates, decode_for_child, encode_line
 from coriolis.agent.paces import HOLD_RATE, Paces
-from coriolis.agent.pacing import RECHECK_S, pass_pace, pass_pace_blocking
-from coriolis.transfer.pace import Pace
 
 
 def test_without_a_word_nothing_is_limited() -> None:
@@ -45,25 +37,3 @@ def test_what_is_told_changes_the_paces_in_use() -> None:
 def test_rates_travel_as_a_line() -> None:
     rates = Rates({"vda": 1234.5}, unlimited=False)
     assert decode_for_child(encode_line(rates)) == rates
-
-
-async def test_who_waits_at_a_pause_goes_soon_after_it_ends() -> None:
-    pace = Pace(0)
-    waits = asyncio.Event()
-    going = asyncio.create_task(pass_pace(pace, 1000, waits.set))
-    await waits.wait()
-    assert not going.done()
-    pace.set_rate(None, time.monotonic())
-    await asyncio.wait_for(going, 4 * RECHECK_S)
-
-
-def test_a_thread_may_give_up_while_it_waits() -> None:
-    class StoppedError(Exception):
-        pass
-
-    def stop() -> None:
-        raise StoppedError
-
-    with pytest.raises(StoppedError):
-        pass_pace_blocking(Pace(0, lock=threading.Lock()), 1, stop)
-    pass_pace_blocking(Pace(1e9, lock=threading.Lock()), 1, stop)

@@ -207,7 +207,7 @@ def hostile_lanes(times: int) -> int:
             self.data = self.data[len(view) :]
             return True
 
-    disk = ServedDisk("d", Intake(SIZE, GENERATION, np.ones(CELLS, dtype=np.uint8)), NoWriter(), "")
+    disk = ServedDisk("d", Intake(SIZE, GENERATION, np.ones(CELLS, dtype=np.uint8)), NoWriter())
     lanes = bombs()
     ours, _theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)  # nobody reads what is told
