@@ -44,7 +44,8 @@ AckQueue = queue.SimpleQueue["bytes | CoriolisError | None"]
 
 
 class OpenedDisk(msgspec.Struct, frozen=True):
-    """What lane hosts need to serve it. ``touched_descriptor``: of the memory that all of them share."""
+    """What lane hosts need to serve it. ``touched_descriptor``: of the memory that all of them share; open until
+    the task's process ends."""
 
     served: ServedDisk
     touched_descriptor: int

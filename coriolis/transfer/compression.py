@@ -72,7 +72,7 @@ class Compression:
             self._ratio = sums.unpacked_bytes / sums.packed_bytes
             self._core_rate = sums.unpacked_bytes / max(sums.packing_s, 1e-6)
         elif not self.level:
-            self._ratio = self._ratio if sums.payload_bytes < SAMPLE_BYTES else 0.0
+            self._ratio = 0.0  # no sample gave way, or there was none: what is known is of other data
         rate = sums.payload_bytes / sums.elapsed_s
         if self.level:
             self._keep_or_drop(rate, sums, limited=limited)

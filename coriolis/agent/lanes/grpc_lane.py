@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import grpc
 
-from coriolis.agent.lanes.push_lane import FINISH_TIMEOUT_S
 from coriolis.errors import CoriolisError, Unavailable
 from coriolis.rpc.blocking import open_blocking_channel
 from coriolis.rpc.channel import DATA_MESSAGE_BYTES
@@ -19,6 +18,7 @@ PUSH_METHOD = "/coriolis.v1.TransferService/Push"
 ACKS_METHOD = "/coriolis.v1.TransferService/Acks"
 DISK_KEY = "coriolis-disk"
 GENERATION_KEY = "coriolis-generation"
+FINISH_TIMEOUT_S = 60.0
 FRAMES_AHEAD = 1
 """Frames handed to gRPC and not yet taken by it: one is read and hashed while another is sent."""
 

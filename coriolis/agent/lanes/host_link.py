@@ -16,6 +16,7 @@ from coriolis.agent.lanes.messages import (
     MAX_PACKET_BYTES,
     FromHost,
     HostStart,
+    Serving,
     ToHost,
     decode_from_host,
     encode_message,
@@ -32,12 +33,15 @@ Take = Callable[[FromHost], None]
 
 
 class HostLink:
-    """One host. ``takers``: who gets a message, by its lane or disk. ``on_end`` are called if it ends by
-    itself."""
+    """One host. ``takers``: who gets a message, by its lane or disk. ``on_end`` are called if it ends by itself.
+
+    ``serving`` gets the port where the host takes gRPC lanes, or 0 if it ends before it says so.
+    """
 
     def __init__(self) -> None:
         self.takers: dict[int | str, Take] = {}
         self.on_end: list[Callable[[], None]] = []
+        self.serving: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._ours, self._theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
@@ -109,9 +113,16 @@ class HostLink:
                 self._end()
                 return
             message = decode_from_host(packet)
+            if isinstance(message, Serving):
+                self._serves(message.port)
+                continue
             take = self.takers.get(getattr(message, "lane", -1)) or self.takers.get(getattr(message, "disk_id", ""))
             if take is not None:
                 take(message)
+
+    def _serves(self, port: int) -> None:
+        if not self.serving.done():
+            self.serving.set_result(port)
 
     def _end(self) -> None:
         if self.ended:
@@ -124,6 +135,7 @@ class HostLink:
     def _close_socket(self) -> None:
         if self.ended:
             return
+        self._serves(0)
         self._loop.remove_reader(self._ours)
         self._loop.remove_writer(self._ours)
         self._ours.close()

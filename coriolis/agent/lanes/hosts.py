@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from coriolis.agent.data_port import PortRange
 from coriolis.agent.lanes.host_link import HostLink
 from coriolis.agent.lanes.loop_io import LoopReader
-from coriolis.agent.lanes.messages import AttachDisk, HostStart, Serving, TakeConnection
+from coriolis.agent.lanes.messages import AttachDisk, HostStart, TakeConnection
 from coriolis.agent.lanes.sink_host import ServedDisk, SinkHost
 from coriolis.agent.lanes.source_host import SourceHost
 from coriolis.agent.sink_disk import SinkDisk
@@ -108,7 +108,7 @@ class SinkHosts:
             link.on_end.append(_fail_all(disks))
             self._links.append(link)
             if self._in_processes:
-                serving.append(_first_port(link))
+                serving.append(link.serving)
                 ports = (self._ports.first, self._ports.last) if self._ports else (0, 0)
                 start = HostStart("sink", os.getpid(), self._tls, self._allowed, self._bind_host, ports)
                 await link.start_process(start)
@@ -146,16 +146,3 @@ def _fail_all(disks: list[SinkDisk]) -> Callable[[], None]:
             disk.fail(Unavailable("a lane host's process ended"))
 
     return fail
-
-
-def _first_port(link: HostLink) -> asyncio.Future[int]:
-    """Where a process takes gRPC lanes; 0 if it ends before it says so."""
-    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def settle(number: int) -> None:
-        if not port.done():
-            port.set_result(number)
-
-    link.takers[""] = lambda message: settle(message.port) if isinstance(message, Serving) else None
-    link.on_end.append(lambda: settle(0))
-    return port

@@ -15,8 +15,6 @@ from coriolis.agent.lanes.tls_stream import dial
 from coriolis.errors import Unavailable
 from coriolis.rpc.tls_files import TlsFiles
 
-FINISH_TIMEOUT_S = 60.0
-
 
 class PushLane(Protocol):
     def send(self, message: bytes | memoryview) -> int:
@@ -63,11 +61,15 @@ class DirectLane:
 
     def finish(self) -> None:
         try:
-            # the sink reads on until this arrives; it has nothing to answer
-            self._socket.settimeout(FINISH_TIMEOUT_S)
-            self._socket.unwrap().close()
+            # the sink reads on until this arrives, and has nothing to answer: nobody waits for it
+            self._socket.settimeout(0)
+            self._socket.unwrap()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass  # said, or to be seen from the connection's end
         except OSError as broken:
             raise Unavailable(f"a lane broke at its end: {broken}") from broken
+        finally:
+            self._socket.close()
 
     def check(self) -> None:
         poll = select.poll()

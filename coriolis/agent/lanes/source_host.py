@@ -49,6 +49,7 @@ class SourceHost:
         self._readers = dict(readers)
         self._disks: dict[str, AttachDisk] = {}
         self._lanes: dict[int, _Lane] = {}
+        self._threads: list[threading.Thread] = []
         self._descriptors: list[int] = []
 
     def run(self) -> None:
@@ -59,8 +60,9 @@ class SourceHost:
         finally:
             for lane in self._lanes.values():
                 lane.stop(abort=True)
-            for lane in self._lanes.values():
-                lane.thread.join(STOP_WAIT_S)
+            # those of lanes that were closed may still read: their descriptors must not go to another file meanwhile
+            for thread in self._threads:
+                thread.join(STOP_WAIT_S)
             for descriptor in self._descriptors:
                 os.close(descriptor)
 
@@ -75,6 +77,7 @@ class SourceHost:
                 disk, reader = self._disks[opening.disk_id], self._readers[opening.disk_id]
                 lane = _Lane(opening, disk, reader, self._tls, self._say)
                 self._lanes[opening.lane] = lane
+                self._threads = [each for each in self._threads if each.is_alive()] + [lane.thread]
                 lane.thread.start()
             case SendBatch() as batch:
                 if batch.lane in self._lanes:
@@ -139,7 +142,7 @@ class _Lane:
         except CoriolisError as failed:
             down = LaneDown(number, failed.code, failed.message[:MAX_TEXT_CHARS])
         finally:
-            if self._push is not None and down.code:
+            if self._push is not None and (down.code or self._stopped.is_set()):
                 self._push.abort()
             self._say(down)
 

@@ -183,8 +183,7 @@ class NbdDisk:
             for start in range(0, view.nbytes, MAX_REQUEST_BYTES):
                 handle.pwrite(bytes(view[start : start + MAX_REQUEST_BYTES]), offset + start)
 
-        async with self._order.turn(offset, view.nbytes):
-            await self._calls.run(self._with_handle, write)
+        await self._order.run(offset, view.nbytes, lambda: self._calls.run(self._with_handle, write))
 
     async def write_zeroes(self, offset: int, length: int) -> None:
         check_range(offset, length, self._size)
@@ -197,12 +196,13 @@ class NbdDisk:
                     if allocation_kind(flags) is not ExtentKind.HOLE:
                         handle.zero(kept, at)
 
-        async with self._order.turn(offset, length):
-            await self._calls.run(self._with_handle, zero)
+        await self._order.run(offset, length, lambda: self._calls.run(self._with_handle, zero))
 
     async def flush(self) -> None:
-        async with self._order.turn(0, self._size):
-            await self._calls.run(self._with_handle, lambda handle: handle.flush())
+        def sync(handle: Any) -> None:
+            handle.flush()
+
+        await self._order.run(0, self._size, lambda: self._calls.run(self._with_handle, sync))
 
     async def close(self) -> None:
         def release() -> None:

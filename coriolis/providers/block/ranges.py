@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from coriolis.errors import Corrupt, InvalidInput
 from coriolis.model.disk import Extent, ExtentKind
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 MAX_READ_BYTES = 64 * 1024 * 1024
 """Largest single read or write: bounds what one call may hold in memory."""
@@ -80,17 +75,29 @@ class OverlapOrder:
         self._running: dict[int, tuple[int, int, asyncio.Event]] = {}
         self._next = 0
 
-    @asynccontextmanager
-    async def turn(self, offset: int, length: int) -> AsyncIterator[None]:
-        """Wait until earlier overlapping operations ended, then hold [offset, offset + length)."""
+    async def run(self, offset: int, length: int, operation: Callable[[], Awaitable[None]]) -> None:
+        """Await ``operation`` on [offset, offset + length) once earlier overlapping ones have ended.
+
+        A caller that is cancelled leaves an operation that has begun to its end, and later ones wait for that: its
+        thread goes on writing, and would otherwise write over what they wrote.
+        """
         ticket, done = self._next, asyncio.Event()
         self._next += 1
         earlier = [e for s, t, e in self._running.values() if s < offset + length and offset < t]
         self._running[ticket] = (offset, offset + length, done)
+
+        def release(ended: asyncio.Future[None] | None = None) -> None:
+            del self._running[ticket]
+            done.set()
+            if ended is not None and not ended.cancelled():
+                ended.exception()  # seen: a caller who was cancelled does not ask for it
+
         try:
             for event in earlier:
                 await event.wait()
-            yield
-        finally:
-            del self._running[ticket]
-            done.set()
+            begun = asyncio.ensure_future(operation())
+        except BaseException:
+            release()
+            raise
+        begun.add_done_callback(release)
+        await asyncio.shield(begun)

@@ -94,17 +94,17 @@ class RawWriter(RawReader):
     async def write_at(self, offset: int, data: bytes | memoryview) -> None:
         length = memoryview(data).nbytes
         check_transfer(offset, length, self._size)
-        async with self._order.turn(offset, length):
-            await self._calls.run(self._guarded, "write", write_exact, self._descriptor, offset, data)
+        await self._ordered(offset, length, "write", write_exact, self._descriptor, offset, data)
 
     async def write_zeroes(self, offset: int, length: int) -> None:
         check_range(offset, length, self._size)
-        async with self._order.turn(offset, length):
-            await self._calls.run(self._guarded, "zero", zero_range, self._descriptor, offset, length)
+        await self._ordered(offset, length, "zero", zero_range, self._descriptor, offset, length)
 
     async def flush(self) -> None:
-        async with self._order.turn(0, self._size):
-            await self._calls.run(self._guarded, "flush", os.fdatasync, self._descriptor)
+        await self._ordered(0, self._size, "flush", os.fdatasync, self._descriptor)
+
+    async def _ordered(self, offset: int, length: int, verb: str, call: Callable[..., None], *args: object) -> None:
+        await self._order.run(offset, length, lambda: self._calls.run(self._guarded, verb, call, *args))
 
     def _guarded(self, verb: str, call: Callable[..., None], *args: object) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 
 import pytest
 from hypothesis import given
@@ -91,10 +92,12 @@ async def test_overlap_order() -> None:
     gate = asyncio.Event()
 
     async def operation(name: str, offset: int, length: int, wait: bool) -> None:
-        async with order.turn(offset, length):
+        async def work() -> None:
             if wait:
                 await gate.wait()
             seen.append(name)
+
+        await order.run(offset, length, work)
 
     tasks = [
         asyncio.create_task(operation("first", 0, 10, True)),
@@ -108,3 +111,41 @@ async def test_overlap_order() -> None:
     gate.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert seen == ["apart", "first", "all"]
+
+
+async def test_a_cancelled_operation_holds_its_range_until_its_thread_has_ended() -> None:
+    order, seen, gate = OverlapOrder(), list[str](), threading.Event()
+
+    def slow() -> None:
+        gate.wait(10)
+        seen.append("slow")
+
+    async def later() -> None:
+        seen.append("later")
+
+    first = asyncio.create_task(order.run(0, 10, lambda: asyncio.to_thread(slow)))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.create_task(order.run(5, 10, later))
+    await asyncio.sleep(0.05)
+    assert seen == []
+    gate.set()
+    await second
+    assert seen == ["slow", "later"]
+
+
+async def test_an_operation_that_fails_frees_its_range() -> None:
+    order, seen = OverlapOrder(), list[str]()
+
+    async def fails() -> None:
+        raise Corrupt("no")
+
+    async def works() -> None:
+        seen.append("works")
+
+    with pytest.raises(Corrupt):
+        await order.run(0, 10, fails)
+    await order.run(0, 10, works)
+    assert seen == ["works"]
