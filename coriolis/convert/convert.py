@@ -13,23 +13,30 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from coriolis.convert import overlay, saved
 from coriolis.convert.appliance import CONVERSION_TIMEOUT_S, Accelerator, choose_accelerator
 from coriolis.convert.delta import Delta, DeltaHeader, apply, save
-from coriolis.convert.linux.network import is_mac
 from coriolis.convert.nbd_export import Counters, export
 from coriolis.convert.platforms import target_platform
 from coriolis.convert.request import (
+    ConversionFacts,
     ConversionRequest,
     ConversionResult,
     ConversionSettings,
     ConversionSummary,
     DiskChange,
+    GuestSystem,
+    is_mac,
+    job_document,
 )
 from coriolis.convert.worker_process import run_worker
 from coriolis.errors import CoriolisError, InvalidInput, Unsupported
 from coriolis.providers.base import BlockReader, BlockWriter
 
+CONVERTED = ("linux", "windows", "other")
+"""An origin that does not know the system says "other": the disks tell."""
 MAX_DISKS = 16
 MAX_NICS = 32
 MAX_MESSAGES = 200
@@ -90,8 +97,11 @@ def _check(request: ConversionRequest, readers: Sequence[BlockReader], writers: 
         if writer.size < reader.size:
             raise InvalidInput(f"a volume of {writer.size} bytes cannot take a disk of {reader.size} bytes")
     target_platform(request.target_platform)
-    if request.os_type != "linux":
-        raise Unsupported(f"guests of type {request.os_type} cannot be converted by this version, only linux")
+    if request.os_type not in CONVERTED:
+        raise Unsupported(
+            f"guests of type {request.os_type} cannot be converted, only linux and windows: skip_os_morphing moves "
+            "them as they are"
+        )
 
 
 async def _compute(
@@ -117,9 +127,7 @@ async def _compute(
         if accelerator == "auto":
             state_dir = settings.state_dir or work_dir
             accelerator = await choose_accelerator(state_dir, run_dir, settings.memory_mb, say)
-        facts, deltas = await _convert_overlays(
-            request, readers, work_dir, run_dir, accelerator, settings.memory_mb, say
-        )
+        facts, deltas = await _convert_overlays(request, readers, work_dir, run_dir, accelerator, settings, say)
         summary = _summary(facts, accelerator, time.monotonic() - started)
         digests = tuple(delta.digest for delta in deltas)
         manifest = saved.Manifest(
@@ -141,7 +149,7 @@ async def _convert_overlays(
     work_dir: Path,
     run_dir: Path,
     accelerator: Accelerator,
-    memory_mb: int,
+    settings: ConversionSettings,
     say: OnEvent,
 ) -> tuple[dict[str, Any], list[Delta]]:
     """The worker's facts and the saved delta of each disk; the exports end with this call."""
@@ -152,7 +160,7 @@ async def _convert_overlays(
             exports.append(await stack.enter_async_context(export(reader, socket_path)))
             await overlay.create_overlay(path, socket_path, reader.size)
             overlays.append(path)
-        worker_request = _worker_request(request, overlays, accelerator, memory_mb)
+        worker_request = _worker_request(request, overlays, settings, accelerator)
         facts = await _run(worker_request, say, run_dir, CONVERSION_TIMEOUT_S[accelerator], exports)
         deltas = [
             await _save_delta(request, index, readers[index].size, path, work_dir)
@@ -198,27 +206,23 @@ async def _save_delta(request: ConversionRequest, index: int, disk_bytes: int, p
 
 
 def _worker_request(
-    request: ConversionRequest, overlays: Sequence[Path], accelerator: str, memory_mb: int
+    request: ConversionRequest, overlays: Sequence[Path], settings: ConversionSettings, accelerator: Accelerator
 ) -> dict[str, Any]:
     return {
         "op": "convert",
         "accelerator": accelerator,
-        "memory_mb": memory_mb,
+        "memory_mb": settings.memory_mb,
         "disks": [str(path.absolute()) for path in overlays],
-        "platform": request.target_platform,
-        "nics": [[nic.mac, nic.name_hint] for nic in request.nics],
-        "efi": request.firmware_type == "EFI",
+        "job": job_document(request, settings),
     }
 
 
-def _summary(facts: dict[str, Any], accelerator: str, seconds: float) -> ConversionSummary:
+def _summary(found: dict[str, Any], accelerator: str, seconds: float) -> ConversionSummary:
     return ConversionSummary(
-        distribution=facts["distribution"],
-        kernel_versions=tuple(facts["kernel_versions"]),
-        modules=tuple(facts["modules"]),
-        pins=tuple((mac, name) for mac, name in facts["pins"]),
+        system=msgspec.convert(found["system"], GuestSystem),
+        done=msgspec.convert(found["facts"], ConversionFacts),
         accelerator=accelerator,
-        times=facts["times"],
+        times=found["times"],
         seconds=round(seconds, 1),
     )
 

@@ -5,7 +5,8 @@ process group ends itself. JSON lines on stdout: ``{"event": text}`` any number 
 {...}}`` or ``{"error": {"code": ..., "message": ...}}``. Requests:
 
 * ``{"op": "probe", "accelerator", "memory_mb"}``: start an appliance and stop it;
-* ``{"op": "convert", "accelerator", "memory_mb", "disks", "platform", "nics": [[mac, name]], "efi"}``.
+* ``{"op": "convert", "accelerator", "memory_mb", "disks", "job"}``: ``job`` has the fields of ``plugin.Job``;
+* ``{"op": "inspect", ...}``: the same, but only planned.
 """
 
 from __future__ import annotations
@@ -18,44 +19,67 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-from coriolis.convert.linux import network
-from coriolis.convert.linux.conversion import convert_linux
-from coriolis.convert.linux.text import shown
 from coriolis.convert.platforms import target_platform
+from coriolis.convert.plugin import Job, Nic, Say, Script
+from coriolis.convert.plugins import convert_guest, plan_guest
 from coriolis.errors import CoriolisError, InvalidInput
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_ADDRESS_SPACE_BYTES = 8 << 30  # this process and, each for itself, the appliance
 MAX_FILE_BYTES = 8 << 30  # the appliance's own sparse root has 4 GiB
 
-Say = Callable[[str], None]
-
 
 def convert(request: dict[str, Any], say: Say) -> dict[str, Any]:
     """Convert the guest on ``request["disks"]`` in place; the facts for ``ConversionSummary``."""
-    from coriolis.convert.guestfs_guest import launched, mount_guest  # needs libguestfs
+    from coriolis.convert.guestfs_guest import launched  # needs libguestfs
+    from coriolis.convert.mount import mount_guest
 
-    platform = target_platform(request["platform"])
-    nics = [network.Nic(mac, name) for mac, name in request["nics"]]
+    job = job_from(request["job"])
     times: dict[str, float] = {}
     started = time.monotonic()
     with launched(request["disks"], request["accelerator"], request["memory_mb"]) as handle:
         times["launch"] = time.monotonic() - started
         say(f"appliance started ({request['accelerator']}) in {times['launch']:.1f} s")
-        guest, distribution = mount_guest(handle, say)
+        guest = mount_guest(handle, job.passphrases, say)
         times["mount"] = time.monotonic() - started - times["launch"]
-        say(f"{distribution} found")
-        done = convert_linux(guest, platform, nics, bool(request["efi"]), say)
+        system, facts = convert_guest(guest, job, say)
     times["total"] = time.monotonic() - started
     return {
-        "distribution": distribution,
-        "kernel_versions": [shown(version) for version in done.kernel_versions],
-        "modules": list(done.modules),
-        "pins": [list(pair) for pair in done.pins],
+        "system": asdict(system),
+        "facts": asdict(facts),
         "times": {step: round(seconds, 1) for step, seconds in times.items()},
     }
+
+
+def inspect(request: dict[str, Any], say: Say) -> dict[str, Any]:
+    """What the guest on ``request["disks"]`` is and what conversion would do; nothing is written to a file of it."""
+    from coriolis.convert.guestfs_guest import launched
+    from coriolis.convert.mount import mount_guest
+
+    job = job_from(request["job"])
+    with launched(request["disks"], request["accelerator"], request["memory_mb"]) as handle:
+        plan = plan_guest(mount_guest(handle, job.passphrases, say), job)
+    return {
+        "system": asdict(plan.system),
+        "steps": [{"name": step.name, "title": step.title} for step in plan.steps],
+        "findings": [asdict(finding) for finding in plan.findings],
+    }
+
+
+def job_from(document: dict[str, Any]) -> Job:
+    """The ``Job`` of a request: its fields, the platform by name."""
+    return Job(
+        **{
+            **document,
+            "platform": target_platform(document["platform"]),
+            "nics": tuple(Nic(**nic) for nic in document["nics"]),
+            "scripts": tuple(Script(**script) for script in document["scripts"]),
+            "passphrases": tuple(document["passphrases"]),
+        }
+    )
 
 
 def probe(request: dict[str, Any], say: Say) -> dict[str, Any]:
@@ -67,7 +91,11 @@ def probe(request: dict[str, Any], say: Say) -> dict[str, Any]:
     return {}
 
 
-OPERATIONS: dict[str, Callable[[dict[str, Any], Say], dict[str, Any]]] = {"convert": convert, "probe": probe}
+OPERATIONS: dict[str, Callable[[dict[str, Any], Say], dict[str, Any]]] = {
+    "convert": convert,
+    "inspect": inspect,
+    "probe": probe,
+}
 
 
 def answer(line: bytes, say: Say) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,17 +14,28 @@ from coriolis.model.machine import FirmwareType, MachineSpec, OsType
 class NicIdentity(msgspec.Struct, frozen=True):
     """``mac``: lower case with colons.
 
-    ``name_hint``: the interface's name in the guest, if the origin knows it.
+    ``name_hint``: the interface's name in the guest, if the origin knows it. ``addressing``: ``keep`` leaves what the
+    guest configures, ``dhcp`` replaces it.
     """
 
     mac: str
     name_hint: str = ""
+    addressing: Literal["keep", "dhcp"] = "keep"
+
+
+class UserScript(msgspec.Struct, frozen=True):
+    """An operator's script for one phase of the conversion. ``name`` says where it comes from."""
+
+    phase: Literal["osmorphing_pre_os_mount", "osmorphing_post_os_mount", "replica_first_boot"]
+    name: str
+    payload: str
 
 
 class ConversionRequest(msgspec.Struct, frozen=True):
     """``replica_identity`` changes whenever the replica's content might; it must not be empty.
 
-    ``nics`` in the order of the machine spec. ``target_platform`` is a name in ``platforms.PLATFORMS``.
+    ``nics`` in the order of the machine spec. ``target_platform`` is a name in ``platforms.PLATFORMS``. ``way`` and
+    ``package_network`` as in ``plugin.Job``.
     """
 
     os_type: OsType
@@ -31,6 +43,9 @@ class ConversionRequest(msgspec.Struct, frozen=True):
     firmware_type: FirmwareType
     replica_identity: str
     nics: tuple[NicIdentity, ...] = ()
+    way: Literal["auto", "fast", "full"] = "auto"
+    scripts: tuple[UserScript, ...] = ()
+    package_network: bool = False
 
 
 def request_for(spec: MachineSpec, target_platform: str, replica_identity: str) -> ConversionRequest:
@@ -40,11 +55,37 @@ def request_for(spec: MachineSpec, target_platform: str, replica_identity: str) 
 
 
 class ConversionSettings(msgspec.Struct, frozen=True):
-    """How to run. ``state_dir`` remembers the accelerator of this machine; None: the work directory does."""
+    """How to run. ``state_dir`` remembers the accelerator of this machine; None: the work directory does.
+
+    ``bundle_dir`` holds the operator's packages by distribution and version, ``drivers_dir`` what was unpacked from a
+    virtio-win ISO. ``passphrases`` open encrypted disks; they are no part of what is saved.
+    """
 
     state_dir: Path | None = None
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     memory_mb: int = 1024
+    bundle_dir: Path | None = None
+    drivers_dir: Path | None = None
+    passphrases: tuple[str, ...] = ()
+
+
+def is_mac(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", text) is not None
+
+
+def job_document(request: ConversionRequest, settings: ConversionSettings) -> dict[str, Any]:
+    """The fields of ``plugin.Job`` as JSON for the worker."""
+    return {
+        "platform": request.target_platform,
+        "nics": [{"mac": nic.mac, "name": nic.name_hint, "addressing": nic.addressing} for nic in request.nics],
+        "efi": request.firmware_type == "EFI",
+        "way": request.way,
+        "scripts": [msgspec.to_builtins(script) for script in request.scripts],
+        "bundle": str(settings.bundle_dir or ""),
+        "package_network": request.package_network,
+        "passphrases": list(settings.passphrases),
+        "drivers": str(settings.drivers_dir or ""),
+    }
 
 
 class DiskChange(msgspec.Struct, frozen=True):
@@ -56,16 +97,32 @@ class DiskChange(msgspec.Struct, frozen=True):
     zero_bytes: int
 
 
-class ConversionSummary(msgspec.Struct, frozen=True):
-    """``pins``: (MAC, interface name) written.
+class GuestSystem(msgspec.Struct, frozen=True):
+    """What the guest is, as ``plugin.System``."""
 
-    ``seconds``: of the conversion itself, without writing back.
-    """
-
+    os_type: str
+    family: str
     distribution: str
-    kernel_versions: tuple[str, ...]
-    modules: tuple[str, ...]
-    pins: tuple[tuple[str, str], ...]
+    version: str
+    title: str
+    architecture: str = ""
+
+
+class ConversionFacts(msgspec.Struct, frozen=True):
+    """What was done, as ``plugin.Facts``."""
+
+    kernel_versions: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    pins: tuple[tuple[str, str], ...] = ()
+    way: str = ""
+    packages: tuple[str, ...] = ()
+
+
+class ConversionSummary(msgspec.Struct, frozen=True):
+    """``seconds``: of the conversion itself, without writing back."""
+
+    system: GuestSystem
+    done: ConversionFacts
     accelerator: str
     times: dict[str, float]
     seconds: float

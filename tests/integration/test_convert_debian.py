@@ -137,9 +137,9 @@ def test_killed_at_every_stage_it_ends_with_a_machine_that_boots(tmp_path: Path,
     result = disks.convert()
     assert result.reapplied
     assert time.monotonic() - started < 10, "it converted again instead of writing again"
-    assert result.summary.distribution.startswith("Debian GNU/Linux 12")
-    assert result.summary.pins == (("00:50:56:9a:11:22", "ens192"),)
-    assert {"virtio_blk", "virtio_pci", "virtio_scsi"} <= set(result.summary.modules)
+    assert result.summary.system.title.startswith("Debian GNU/Linux 12")
+    assert result.summary.done.pins == (("00:50:56:9a:11:22", "ens192"),)
+    assert {"virtio_blk", "virtio_pci", "virtio_scsi"} <= set(result.summary.done.modules)
     assert 1 << 19 < result.disks[0].data_bytes < 8 << 20
     assert digest(disks.replica) == before, "conversion never touches the replica"
 

@@ -47,10 +47,10 @@ async def run(context: TaskContext) -> dict[str, Any]:
         }
     changed = sum(disk.data_bytes for disk in result.disks)
     context.event(
-        f"{result.summary.distribution} converted for {platform} in {result.summary.seconds:.0f} s, "
+        f"{result.summary.system.title} converted for {platform} in {result.summary.seconds:.0f} s, "
         f"{changed} bytes changed"
     )
     return {
-        "osmorphing_info": {"distribution": result.summary.distribution, "changed_bytes": changed},
+        "osmorphing_info": {"distribution": result.summary.system.title, "changed_bytes": changed},
         "deployed": packed(context, {disk_id: found for disk_id, found in deployed.items() if found is not None}),
     }

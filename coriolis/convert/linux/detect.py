@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from coriolis.convert.linux.text import shown
+from coriolis.convert.text import shown
 from coriolis.errors import Unsupported
 
 ROOT_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs")
@@ -54,15 +54,6 @@ def mounts(root: Root, resolve: Resolve) -> tuple[list[tuple[str, str]], list[st
         else:
             found[fields[1].rstrip("/")] = device
     return sorted(found.items()), messages
-
-
-def distribution(os_release: str) -> str:
-    """PRETTY_NAME, else the id; at most 160 printable characters."""
-    for key in ("PRETTY_NAME", "ID"):
-        match = re.search(rf"(?m)^{key}=(.*)$", os_release)
-        if match and match[1].strip("\"' "):
-            return shown(match[1].strip("\"' "))
-    return "unknown Linux"
 
 
 def appliance_device(name: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from coriolis.convert.guest import Guest, read_text
 from coriolis.convert.linux import bootfiles, esp, network
-from coriolis.convert.linux.guest import Guest, read_text
-from coriolis.convert.linux.text import encode, shown
 from coriolis.convert.platforms import TargetPlatform
+from coriolis.convert.plugin import Nic, Say
+from coriolis.convert.text import encode, shown
 from coriolis.errors import Unsupported
 
 GRUB_CONFIGS = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/grub/menu.lst", "/boot/grub/grub.conf")
@@ -18,8 +19,6 @@ MAX_CONFIG_FILES = 200
 _DEVICE_LISTS = ("/boot/grub/device.map", "/boot/grub2/device.map", "/etc/lvm/devices/system.devices")
 _UDEVD = ("/lib/systemd/systemd-udevd", "/usr/lib/systemd/systemd-udevd", "/bin/udevadm", "/usr/bin/udevadm")
 _ESP_MOUNTS = (("/boot/efi", ("EFI", "efi")), ("/efi", ("EFI", "efi")), ("/boot", ("EFI",)))
-
-Say = Callable[[str], None]
 
 
 def boot_configs(guest: Guest) -> list[str]:
@@ -43,7 +42,7 @@ def edit_boot_files(guest: Guest, platform: TargetPlatform, say: Say) -> None:
             say(f"{path}: moved aside, it lists the old disks")
 
 
-def pin_network_names(guest: Guest, nics: Sequence[network.Nic], say: Say) -> tuple[tuple[str, str], ...]:
+def pin_network_names(guest: Guest, nics: Sequence[Nic], say: Say) -> tuple[tuple[str, str], ...]:
     """Write one ``.link`` file per pair; the pairs."""
     pins = network.choose(nics, configured_names(guest), guest_bindings(guest))
     for message in pins.messages:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from coriolis.convert.guest import MAX_MODULE_BYTES, MAX_TEXT_BYTES, Guest, read, read_text
 from coriolis.convert.linux import cpio, initramfs, modules
-from coriolis.convert.linux.guest import MAX_MODULE_BYTES, MAX_TEXT_BYTES, Guest, read, read_text
-from coriolis.convert.linux.text import decode, encode, shown
 from coriolis.convert.platforms import TargetPlatform
-from coriolis.errors import QuotaExceeded, Unsupported
+from coriolis.convert.plugin import Say
+from coriolis.convert.text import decode, encode, shown
+from coriolis.errors import Corrupt, QuotaExceeded, Unsupported
 
 RECORD = "/var/lib/coriolis/conversion.json"
 MARK = "etc/coriolis-converted"
@@ -25,8 +25,6 @@ BOOT_RESERVE_BYTES = 1 << 20
 _INITRAMFS_NAME = re.compile(r"^(?:initrd\.img-|initrd-|initramfs-)([0-9][A-Za-z0-9_.+~-]*?)(?:\.img)?$")
 _INDEX_FILES = ("modules.dep.bin", "modules.alias.bin", "modules.softdep")
 _DRACUT = ("/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,18 @@ def inject_all(guest: Guest, platform: TargetPlatform, say: Say) -> list[Injecti
     record = {one.path: asdict(one) for one in done}
     guest.write(RECORD, encode(json.dumps(record, indent=1)))
     return done
+
+
+def recorded(guest: Guest) -> list[Injection]:
+    """What the record in the guest says was injected. Raises Corrupt."""
+    try:
+        record = json.loads(decode(read(guest, RECORD, MAX_TEXT_BYTES)))
+        return [
+            Injection(**{**one, "modules": tuple(one["modules"]), "names": tuple(one["names"])})
+            for one in record.values()
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Corrupt(f"the record of this conversion, {RECORD}, cannot be read back") from error
 
 
 def _initramfs_files(guest: Guest) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from coriolis.convert.linux.text import shown
+from coriolis.convert.text import shown
 from coriolis.errors import Corrupt
 
 MAX_CLOSURE = 200

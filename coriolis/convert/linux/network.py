@@ -18,23 +18,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from coriolis.convert.plugin import Nic
+
 MAX_NAMES = 64
 _MAC = re.compile(r"\b([0-9a-f]{2}(?:[:-][0-9a-f]{2}){5})\b", re.I)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{1,14}", re.I)
 _VIRTUAL = re.compile(r"^(lo|br|bond|team|dummy|tun|tap|veth|virbr|docker|vlan|wg|ppp|sit|wl|ww|ib|vmnet|lxc)", re.I)
 _LINK_NAME = re.compile(r"(?m)^[ \t]*Name[ \t]*=[ \t]*(\S+)")
 _UDEV_RULE = re.compile(r"(?i)ATTR\{address\}==\"([0-9a-f:]{17})\".*?NAME=\"([^\"]+)\"")
-
-
-@dataclass(frozen=True, slots=True)
-class Nic:
-    """``mac``: lower case with colons.
-
-    ``name``: as the origin's description has it, may be empty or another's name.
-    """
-
-    mac: str
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +42,6 @@ class Pins:
 
     pairs: tuple[tuple[str, str], ...]
     messages: tuple[str, ...]
-
-
-def is_mac(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", text) is not None
 
 
 def macs_in(text: str) -> frozenset[str]:

@@ -7,16 +7,15 @@ hardware.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from coriolis.convert.guest import MAX_MODULE_BYTES, Guest, read, read_text
 from coriolis.convert.linux import bootfiles, cpio, edits, esp, initramfs, modules
-from coriolis.convert.linux.guest import MAX_MODULE_BYTES, Guest, read, read_text
 from coriolis.convert.linux.inject import Injection, needed_modules
-from coriolis.convert.linux.text import shown
 from coriolis.convert.platforms import TargetPlatform
+from coriolis.convert.plugin import Say
+from coriolis.convert.text import shown
 from coriolis.errors import Corrupt, Unsupported
-
-Say = Callable[[str], None]
 
 
 def verify(guest: Guest, platform: TargetPlatform, injections: Sequence[Injection], efi: bool, say: Say) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from coriolis.convert.linux import cpio
@@ -23,12 +25,13 @@ MODULES = {
 
 
 class DirectoryGuest:
-    """Implements ``coriolis.convert.linux.guest.Guest`` over ``top``."""
+    """Implements ``coriolis.convert.guest.Guest`` over ``top``; links are made and read, not followed inside."""
 
     def __init__(self, top: Path, uuids: dict[str, str] | None = None) -> None:
         self.top = top
         self.uuids = uuids or {"/dev/sda1": ROOT_UUID}
         self.free = 1 << 30
+        self.commands: list[tuple[str, ...]] = []
 
     def path(self, path: str) -> Path:
         return self.top / path.lstrip("/")
@@ -50,9 +53,27 @@ class DirectoryGuest:
             file.seek(offset)
             return file.read(length)
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, mode: int | None = None) -> None:
         self.path(path).parent.mkdir(parents=True, exist_ok=True)
         self.path(path).write_bytes(data)
+        if mode is not None:
+            self.path(path).chmod(mode)
+
+    def remove(self, path: str) -> None:
+        self.path(path).unlink(missing_ok=True)
+
+    def read_link(self, path: str) -> str | None:
+        return os.readlink(self.path(path)) if self.path(path).is_symlink() else None
+
+    def symlink(self, target: str, path: str) -> None:
+        self.remove(path)
+        self.path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.path(path).symlink_to(target)
+
+    def run(self, command: Sequence[str], *, timeout_s: float) -> str:
+        """Nothing of a guest runs here; commands are kept for the test to see."""
+        self.commands.append(tuple(command))
+        return ""
 
     def write_at(self, path: str, offset: int, data: bytes) -> None:
         with self.path(path).open("r+b") as file:
@@ -91,6 +112,7 @@ def debian(top: Path) -> DirectoryGuest:
         f"/boot/initrd.img-{VERSION}": early.finish() + main_archive()[:1001],
         f"/boot/config-{VERSION}": b"CONFIG_X86=y\nCONFIG_RD_GZIP=y\n",
         "/boot/grub/grub.cfg": _grub_cfg(),
+        "/etc/os-release": b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n',
         "/etc/fstab": b"# <file system>\n/dev/sda1 / ext4 errors=remount-ro 0 1\n",
         "/etc/default/grub": b"GRUB_DISABLE_LINUX_UUID=true\n",
         "/etc/initramfs-tools/modules": b"# comment\nvmw_pvscsi",

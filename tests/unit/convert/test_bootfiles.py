@@ -69,7 +69,7 @@ def test_boot_entries() -> None:
 
 
 def test_bytes_that_are_no_text_survive() -> None:
-    from coriolis.convert.linux.text import decode, encode
+    from coriolis.convert.text import decode, encode
 
     raw = b"/dev/sda1 /caf\xe9 ext4\n"
     assert encode(bootfiles.fstab_by_uuid(decode(raw), uuid_of)) == b"UUID=1111-1111 /caf\xe9 ext4\n"

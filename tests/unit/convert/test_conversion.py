@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from coriolis.convert.linux import cpio, initramfs
-from coriolis.convert.linux.conversion import Converted, convert_linux
 from coriolis.convert.linux.inject import Injection
-from coriolis.convert.linux.network import Nic
 from coriolis.convert.linux.verify import verify
 from coriolis.convert.platforms import target_platform
+from coriolis.convert.plugin import Facts, Job, Nic
+from coriolis.convert.plugins import convert_guest, plan_guest
 from coriolis.errors import Corrupt, InvalidInput, QuotaExceeded, Unsupported
 from tests.unit.convert.directory_guest import MODULES, ROOT_UUID, VERSION, DirectoryGuest, debian
 
@@ -25,9 +25,11 @@ def guest(tmp_path: Path) -> DirectoryGuest:
     return debian(tmp_path)
 
 
-def run(guest: DirectoryGuest, *, efi: bool = False) -> tuple[Converted, list[str]]:
+def run(guest: DirectoryGuest, *, efi: bool = False) -> tuple[Facts, list[str]]:
     said: list[str] = []
-    return convert_linux(guest, KVM, [Nic(MAC)], efi, said.append), said
+    system, facts = convert_guest(guest, Job(KVM, (Nic(MAC),), efi), said.append)
+    assert system.title == "Debian GNU/Linux 12 (bookworm)"
+    return facts, said
 
 
 def text(guest: DirectoryGuest, path: str) -> str:
@@ -37,9 +39,9 @@ def text(guest: DirectoryGuest, path: str) -> str:
 def test_a_debian_is_converted(guest: DirectoryGuest) -> None:
     before = guest.path(INITRD).read_bytes()
     done, _ = run(guest)
-    assert done.kernel_versions == (VERSION,)
-    assert done.modules == ("virtio", "virtio_blk", "virtio_pci", "virtio_ring", "virtio_rng")
-    assert done.pins == ((MAC, "ens192"),)
+    assert done.kernel_versions == [VERSION]
+    assert done.modules == ["virtio", "virtio_blk", "virtio_pci", "virtio_ring", "virtio_rng"]
+    assert done.pins == [(MAC, "ens192")]
     after = guest.path(INITRD).read_bytes()
     assert after.startswith(before), "the old initramfs must stay as it was"
     archive = initramfs.archive_in(after[len(before) :])
@@ -47,6 +49,25 @@ def test_a_debian_is_converted(guest: DirectoryGuest) -> None:
     for path in MODULES:
         assert present[f"lib/modules/{VERSION}/{path}"] == f"code of {path}".encode()
     assert present[f"lib/modules/{VERSION}/modules.alias.bin"] == b"modules.alias.bin"
+
+
+def test_a_plan_changes_nothing(guest: DirectoryGuest) -> None:
+    before = {path: path.read_bytes() for path in guest.top.rglob("*") if path.is_file()}
+    plan = plan_guest(guest, Job(KVM, (Nic(MAC),)))
+    assert {path: path.read_bytes() for path in guest.top.rglob("*") if path.is_file()} == before
+    assert [step.name for step in plan.steps][:2] == ["drivers", "boot-files"]
+
+
+def test_an_unknown_distribution_is_a_finding(guest: DirectoryGuest) -> None:
+    guest.write("/etc/os-release", b"ID=own\nVERSION_ID=1\n")
+    plan = plan_guest(guest, Job(KVM, (Nic(MAC),)))
+    assert plan.system.family == "generic"
+    assert [finding.code for finding in plan.findings] == ["GUEST_UNKNOWN"]
+
+
+def test_an_old_release_is_a_finding(guest: DirectoryGuest) -> None:
+    guest.write("/etc/os-release", b"ID=debian\nVERSION_ID=7\n")
+    assert [finding.code for finding in plan_guest(guest, Job(KVM)).findings] == ["GUEST_TOO_OLD"]
 
 
 def test_the_files_of_a_converted_debian(guest: DirectoryGuest) -> None:
@@ -65,7 +86,7 @@ def test_a_second_conversion_changes_nothing(guest: DirectoryGuest) -> None:
     first = {path: path.read_bytes() for path in guest.top.rglob("*") if path.is_file()}
     done, said = run(guest)
     assert {path: path.read_bytes() for path in guest.top.rglob("*") if path.is_file()} == first
-    assert done.pins == ()
+    assert done.pins == []
     assert any("former conversion was removed" in line for line in said)
 
 
@@ -82,7 +103,7 @@ def test_a_hostile_record_truncates_nothing_else(guest: DirectoryGuest) -> None:
 @pytest.mark.parametrize("record", [b"[]", b"{}", b"\xff", b'{"a": 1}', b'{"a": {"old_size": null, "added": 1}}'])
 def test_an_unreadable_record_is_no_obstacle(guest: DirectoryGuest, record: bytes) -> None:
     guest.write("/var/lib/coriolis/conversion.json", record)
-    assert run(guest)[0].kernel_versions == (VERSION,)
+    assert run(guest)[0].kernel_versions == [VERSION]
 
 
 def test_efi_gets_its_fallback_loader(guest: DirectoryGuest) -> None:
@@ -185,5 +206,12 @@ def test_verification_notices_damage(guest: DirectoryGuest, damage: str) -> None
 
 
 def test_unknown_platforms_are_named() -> None:
-    with pytest.raises(InvalidInput, match="'xen' is not one of: kvm"):
+    with pytest.raises(InvalidInput, match="'xen' is not one of: aws"):
         target_platform("xen")
+
+
+def test_what_the_guest_says_of_itself_is_escaped_and_bounded(guest: DirectoryGuest) -> None:
+    guest.write("/etc/os-release", b"ID=debian\nPRETTY_NAME='\x1b[2J" + b"x" * 5000 + b"'\n")
+    title = plan_guest(guest, Job(KVM)).system.title
+    assert title.startswith("\\x1b[2J")
+    assert len(title) <= 160

@@ -51,10 +51,19 @@ class Worker:
         on_event("worked")
         self.before_answer()
         return {
-            "distribution": "Debian",
-            "kernel_versions": ["6.1"],
-            "modules": ["virtio_blk"],
-            "pins": [["00:50:56:9a:11:22", "ens192"]],
+            "system": {
+                "os_type": "linux",
+                "family": "debian",
+                "distribution": "debian",
+                "version": "12",
+                "title": "Debian",
+            },
+            "facts": {
+                "kernel_versions": ["6.1"],
+                "modules": ["virtio_blk"],
+                "pins": [["00:50:56:9a:11:22", "ens192"]],
+                "way": "fast",
+            },
             "times": {"launch": 1.0},
         }
 
@@ -83,7 +92,7 @@ async def test_the_volume_gets_the_difference_and_the_replica_stays(worker: Work
     assert volume.flushed_writes == volume.writes == 2
     change = result.disks[0]
     assert (change.disk_index, change.extents, change.data_bytes, change.zero_bytes) == (0, 2, 12288, 0)
-    assert result.summary.pins == (("00:50:56:9a:11:22", "ens192"),)
+    assert result.summary.done.pins == (("00:50:56:9a:11:22", "ens192"),)
     assert "worked" in result.messages
     assert not result.reapplied
     assert not list((tmp_path / "w").glob("*.qcow2"))
@@ -113,7 +122,7 @@ async def test_killed_while_writing_it_is_written_again_not_converted_again(
     assert result.reapplied
     assert bytes(volume.data) == NEW
     assert len(worker.requests) == 1
-    assert result.summary.distribution == "Debian"
+    assert result.summary.system.title == "Debian"
 
 
 async def test_killed_before_the_commit_it_is_converted_again(worker: Worker, tmp_path: Path) -> None:
@@ -206,7 +215,7 @@ async def test_two_at_once_in_one_directory_are_refused(worker: Worker, tmp_path
 @pytest.mark.parametrize(
     ("request_", "error"),
     [
-        (ConversionRequest("windows", "kvm", "BIOS", "r"), Unsupported),
+        (ConversionRequest("solaris", "kvm", "BIOS", "r"), Unsupported),
         (ConversionRequest("linux", "xen", "BIOS", "r"), InvalidInput),
         (ConversionRequest("linux", "kvm", "BIOS", ""), InvalidInput),
         (ConversionRequest("linux", "kvm", "BIOS", "r", (NicIdentity("00:50:56:9A:11:22"),)), InvalidInput),

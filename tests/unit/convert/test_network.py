@@ -80,8 +80,3 @@ def test_the_link_file() -> None:
     path, text = network.link_file(A, "ens192")
     assert path == "/etc/systemd/network/10-coriolis-ens192.link"
     assert f"[Match]\nMACAddress={A}\n\n[Link]\nName=ens192\n" in text
-
-
-@pytest.mark.parametrize(("text", "good"), [(A, True), (A.upper(), False), (A + "\n", False), ("x", False)])
-def test_macs(text: str, good: bool) -> None:
-    assert network.is_mac(text) is good

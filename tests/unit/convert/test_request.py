@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import coriolis
-from coriolis.convert.request import NicIdentity, request_for
+from coriolis.convert.request import NicIdentity, is_mac, request_for
 from coriolis.model.machine import Devices, MachineSpec, Nic
 
 
@@ -23,3 +25,11 @@ def test_the_worker_needs_nothing_but_the_standard_library() -> None:
     top = str(Path(coriolis.__file__).parent.parent)
     done = subprocess.run(command, env={"PYTHONPATH": top}, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+MAC = "00:50:56:9a:11:22"
+
+
+@pytest.mark.parametrize(("text", "good"), [(MAC, True), (MAC.upper(), False), (MAC + "\n", False), ("x", False)])
+def test_macs(text: str, good: bool) -> None:
+    assert is_mac(text) is good

@@ -1,12 +1,11 @@
-"""What the conversion needs of a guest's mounted file systems: implemented by libguestfs, and by a directory
-in tests.
-"""
+"""What the conversion needs of a guest's mounted file systems; libguestfs implements it, and a directory in tests."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from coriolis.convert.linux.text import decode, shown
+from coriolis.convert.text import decode, shown
 from coriolis.errors import Unsupported
 
 MAX_TEXT_BYTES = 2 << 20
@@ -33,9 +32,10 @@ class Guest(Protocol):
         """Up to ``length`` bytes; fewer only at the end of the file."""
         ...
 
-    def write(self, path: str, data: bytes) -> None:
-        """Replace the file's content, keeping owner and mode of an existing one; its directory is made if
-        absent.
+    def write(self, path: str, data: bytes, mode: int | None = None) -> None:
+        """Replace the file's content; its directory is made if absent.
+
+        Owner and mode of an existing file stay unless ``mode`` is given; a new one gets ``mode``, else 0644.
         """
         ...
 
@@ -48,6 +48,25 @@ class Guest(Protocol):
         ...
 
     def rename(self, source: str, destination: str) -> None: ...
+
+    def remove(self, path: str) -> None:
+        """Delete a file or a link; without effect when there is none."""
+        ...
+
+    def read_link(self, path: str) -> str | None:
+        """Where a symbolic link leads, None when ``path`` is none."""
+        ...
+
+    def symlink(self, target: str, path: str) -> None:
+        """Make a link, replacing what is there; its directory is made if absent."""
+        ...
+
+    def run(self, command: Sequence[str], *, timeout_s: float) -> str:
+        """What the guest's own program printed, run in the guest's tree inside the appliance, as its root.
+
+        Raises Unavailable with its last words when it fails, TimedOut. Output is cut at 64 KiB.
+        """
+        ...
 
     def free_bytes(self, path: str) -> int:
         """Free space of the file system that holds ``path``."""

@@ -1,0 +1,13 @@
+"""Amazon Linux."""
+
+from __future__ import annotations
+
+from coriolis.convert.linux.family import LinuxFamily
+
+FAMILY = LinuxFamily(
+    name="amazon",
+    oldest={"amzn": (2,)},
+    package_tool="rpm",
+    rebuild=("dracut", "--force", "{path}", "{version}"),
+    rebuild_loader=(("grub2-mkconfig", "-o", "/boot/grub2/grub.cfg"),),
+)

@@ -1,0 +1,93 @@
+"""The plug-in for Linux guests: one class, told apart by the data of ``families``."""
+
+from __future__ import annotations
+
+import shlex
+
+from coriolis.convert.guest import Guest, read_text
+from coriolis.convert.linux import boot_steps, content_steps
+from coriolis.convert.linux.families import families
+from coriolis.convert.linux.family import LinuxFamily, version_numbers
+from coriolis.convert.linux.inject import recorded
+from coriolis.convert.linux.verify import verify
+from coriolis.convert.plugin import Facts, Finding, Job, Plan, Say, System
+from coriolis.convert.text import shown
+
+OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
+_GENERIC = LinuxFamily(name="generic", oldest={})
+
+
+class LinuxPlugin:
+    """Implements ``Plugin`` for one family."""
+
+    def __init__(self, family: LinuxFamily) -> None:
+        self._family = family
+
+    @property
+    def name(self) -> str:
+        return self._family.name
+
+    def detect(self, guest: Guest) -> System | None:
+        release = os_release(guest)
+        identity, likes = release.get("ID", ""), release.get("ID_LIKE", "").split()
+        known = identity in self._family.oldest or any(word in self._family.likes for word in likes)
+        return self._system(release) if known or self._family is _GENERIC else None
+
+    def _system(self, release: dict[str, str]) -> System:
+        identity, version = release.get("ID", "linux"), release.get("VERSION_ID", "")
+        title = release.get("PRETTY_NAME") or f"{identity} {version}"
+        return System("linux", self.name, shown(identity), shown(version), shown(title.strip()))
+
+    def plan(self, guest: Guest, system: System, job: Job) -> Plan:
+        boot, boot_findings = boot_steps.plan(guest, self._family, system, job)
+        content, content_findings = content_steps.plan(guest, self._family, system, job)
+        return Plan(system, (*boot, *content), (*_support(self._family, system), *boot_findings, *content_findings))
+
+    def verify(self, guest: Guest, system: System, job: Job, facts: Facts, say: Say) -> None:
+        verify(guest, job.platform, recorded(guest), job.efi, say)
+
+
+def linux_plugins() -> tuple[LinuxPlugin, ...]:
+    """One for each family; last the one that takes any Linux."""
+    return (*(LinuxPlugin(family) for family in families()), LinuxPlugin(_GENERIC))
+
+
+def os_release(guest: Guest) -> dict[str, str]:
+    """The guest's os-release(5), unquoted; empty when it has none."""
+    text = next((text for path in OS_RELEASE if (text := read_text(guest, path))), "")
+    return parse_os_release(text)
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """Assignments of os-release(5); lines that are none are left out."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if not equals or not name.isidentifier():
+            continue
+        try:
+            found[name] = " ".join(shlex.split(value))
+        except ValueError:  # a quote that does not end
+            continue
+    return found
+
+
+def _support(family: LinuxFamily, system: System) -> list[Finding]:
+    if family is _GENERIC:
+        return [
+            Finding(
+                "warning",
+                "GUEST_UNKNOWN",
+                f"{system.title} is not a distribution that is known here",
+                "drivers, boot files and interface names are converted; packages and cloud-init are left as they are",
+            )
+        ]
+    oldest = family.oldest.get(system.distribution)
+    if oldest is None:
+        return [Finding("info", "GUEST_DERIVATIVE", f"{system.title} is treated as one of the {family.name} family")]
+    if version_numbers(system.version) and version_numbers(system.version) < oldest:
+        wanted = ".".join(str(number) for number in oldest)
+        return [
+            Finding("warning", "GUEST_TOO_OLD", f"{system.title} is older than {wanted}, the oldest that is supported")
+        ]
+    return []
