@@ -42,7 +42,7 @@ class Context:
 
 async def convert(request: Any, readers: Any, writers: Sequence[RecordingWriter], *_: Any, **__: Any) -> Any:
     await writers[0].write_at(4 * MIB + 3, b"virtio")
-    summary = SimpleNamespace(distribution="debian", seconds=1.0)
+    summary = SimpleNamespace(system=SimpleNamespace(title="Debian"), seconds=1.0)
     return SimpleNamespace(summary=summary, disks=[SimpleNamespace(data_bytes=6)])
 
 
