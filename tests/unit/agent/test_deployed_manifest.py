@@ -31,10 +31,13 @@ class Context:
     def __init__(self, here: Lab, state_dir: Path, results: dict[str, Any]) -> None:
         disk = {"id": "d", "size_bytes": SIZE}
         machine = {"name": "vm", "id": "vm", "num_cpu": 1, "memory_mb": 1, "devices": {"disks": [disk]}}
-        given = {"results": {"export_info": machine, **results}}
+        given = {"environment": {}, "results": {"export_info": machine, **results}}
         self.assignment = Assignment("a", "p", "m", "t", "T", "vm", 0, "", 1, 1, "image", given)
         self.workplace = Workplace("sink", state_dir, here.tls["sink"])
         self.events: list[str] = []
+
+    async def connection_info(self) -> dict[str, Any]:
+        return {}
 
     def event(self, message: str, level: str = "INFO") -> None:
         self.events.append(message)
