@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from coriolis.coordinator.driver import Driver
-from coriolis.coordinator.requests import COMMON_DESTINATION, Schemas, check_instances, check_schema, read_endpoint
+from coriolis.coordinator.requests import Schemas, check_instances, check_schema, read_endpoint
 from coriolis.coordinator.vault import Vault
 from coriolis.errors import InvalidInput, NotFound
 from coriolis.ids import derived_id, new_id
+from coriolis.model.environment import COMMON_DESTINATION
 from coriolis.model.job import DeploymentOptions, InstanceRun, Migration, Transfer
 from coriolis.model.task import Side, Task, TaskStatus, TaskType
 from coriolis.rpc.gen.coriolis.v1 import job_pb2 as pb

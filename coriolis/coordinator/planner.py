@@ -78,11 +78,13 @@ def plan_transfer(graph: _Graph, passes: int, *, shut_down: bool) -> TransferHan
     return TransferHandles(validated, disks, source, previous, shut_down)
 
 
-def plan_deployment(graph: _Graph, transfer: TransferHandles, *, morph: bool) -> None:
+def plan_deployment(graph: _Graph, transfer: TransferHandles, *, morph: bool, prove: bool = False) -> None:
     """Conversion, cutover, and what undoes them after a failure."""
     ready = transfer.last_pass
     if morph:
         ready = graph.add(TaskType.OS_MORPHING, Side.DESTINATION, (ready,))
+    if prove:
+        ready = graph.add(TaskType.PROVE_BOOT, Side.DESTINATION, (ready,))
     final = graph.add(TaskType.FINALIZE_INSTANCE_DEPLOYMENT, Side.DESTINATION, (ready,))
     undone = graph.add(
         TaskType.CLEANUP_FAILED_INSTANCE_DEPLOYMENT,
@@ -111,8 +113,9 @@ def plan_migration(migration: Migration) -> list[InstanceRun]:
     """One run per instance, all tasks waiting."""
     runs = []
     for index, instance in enumerate(migration.transfer.instances):
+        options = migration.deployment
         graph = _Graph(migration.execution_id, index, migration.created_at)
         handles = plan_transfer(graph, migration.replication_count, shut_down=migration.deployment.shutdown_instances)
-        plan_deployment(graph, handles, morph=not migration.deployment.skip_os_morphing)
+        plan_deployment(graph, handles, morph=not options.skip_os_morphing, prove=options.proof_of_boot)
         runs.append(InstanceRun(migration.id, migration.project_id, instance, index, tuple(graph.tasks)))
     return runs

@@ -13,6 +13,7 @@ import msgspec
 from coriolis.coordinator.vault import Vault, masked
 from coriolis.errors import InvalidInput
 from coriolis.ids import is_id, new_id
+from coriolis.model.environment import COMMON_CONNECTION, COMMON_DESTINATION, COMMON_SOURCE
 from coriolis.model.job import (
     MAX_INSTANCES,
     MAX_REPLICATION_COUNT,
@@ -28,40 +29,6 @@ DEFAULT_REPLICATION_COUNT = 2
 MAX_NAME_CHARS = 255
 MAX_NOTES_CHARS = 4096
 MAX_REQUEST_ID_CHARS = 128
-
-COMMON_SOURCE: dict[str, Any] = {
-    "shutdown_grace_s": {"type": "number", "minimum": 0, "maximum": 3600},
-    "allow_power_off": {"type": "boolean"},
-    "transport": {"enum": ["auto", "grpc", "direct"]},
-}
-"""Members of every source_environment: how the origin is stopped for the last pass, and how disk data travels."""
-COMMON_DESTINATION: dict[str, Any] = {
-    "start_instance": {"type": "boolean"},
-    "instance_name": {"type": "string", "minLength": 1, "maxLength": 255},
-    "conversion": {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "way": {"enum": ["auto", "fast", "full"]},
-            "addressing": {"enum": ["keep", "dhcp"]},
-            "nics": {
-                "type": "object",
-                "propertyNames": {"pattern": "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"},
-                "additionalProperties": {"enum": ["keep", "dhcp"]},
-                "maxProperties": 32,
-            },
-            "package_network": {"type": "boolean"},
-            "proof_of_boot": {"type": "boolean"},
-        },
-    },
-}
-"""Members of every target_environment: whether the new machine is started, its name, and how its guest is converted
-(``docs/design/conversion-v1.md``)."""
-
-COMMON_CONNECTION: dict[str, Any] = {
-    "encrypted_disks_passphrase": {"type": "string", "minLength": 1, "maxLength": 512, "writeOnly": True},
-}
-"""Members of every connection_info: what opens encrypted disks of guests, on the side that looks into them."""
 
 Schemas = Mapping[str, cluster_pb2.ProviderInfo]
 
@@ -102,12 +69,22 @@ async def build_migration(
         transfer=Transfer(origin, destination, instances, network_map, request.notes, scripts),
         deployment=DeploymentOptions(
             skip_os_morphing=request.skip_os_morphing,
+            proof_of_boot=_proof_of_boot(destination, providers),
             shutdown_instances=request.shutdown_instances if request.HasField("shutdown_instances") else True,
         ),
         replication_count=passes,
         created_at=now,
         request_id=request.request_id,
     )
+
+
+def _proof_of_boot(destination: Endpoint, providers: Schemas) -> bool:
+    wanted = bool(destination.environment.get("conversion", {}).get("proof_of_boot", False))
+    if wanted and not json.loads(providers[destination.type].capabilities_json).get("proof_of_boot"):
+        raise InvalidInput(
+            f"destination.target_environment.conversion.proof_of_boot: a {destination.type} destination cannot do it"
+        )
+    return wanted
 
 
 def check_instances(names: list[str]) -> tuple[str, ...]:

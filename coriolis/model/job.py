@@ -59,6 +59,8 @@ class DeploymentOptions(msgspec.Struct, frozen=True):
 
     skip_os_morphing: bool = False
     shutdown_instances: bool = True
+    proof_of_boot: bool = False
+    """Boot the converted machine once, apart from every network, before it is made."""
 
 
 class Migration(msgspec.Struct, frozen=True):

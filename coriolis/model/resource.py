@@ -80,6 +80,14 @@ class Instance(msgspec.Struct, frozen=True):
     running: bool
 
 
+class BootProof(msgspec.Struct, frozen=True):
+    """``shown_by``: ``login prompt`` or ``guest agent``. ``screen``: the console's last lines, printable only."""
+
+    shown_by: str
+    seconds: float
+    screen: str
+
+
 class TaggedResource(msgspec.Struct, frozen=True):
     """What ``find_tagged`` reports."""
 

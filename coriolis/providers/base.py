@@ -20,6 +20,7 @@ import msgspec
 from coriolis.model.disk import Extent, Snapshot
 from coriolis.model.machine import MachineSpec
 from coriolis.model.resource import (
+    BootProof,
     Instance,
     InstanceRequest,
     TaggedResource,
@@ -196,6 +197,17 @@ class InstanceTarget(Protocol):
 
     async def find_tagged(self, job_id: str) -> list[TaggedResource]:
         """All instances and volumes that carry a tag of ``job_id``."""
+        ...
+
+
+@runtime_checkable
+class ProvesBoot(Protocol):
+    """An ``InstanceTarget`` that can start a machine for a look; declared by ``Capabilities.proof_of_boot``."""
+
+    async def prove_boot(self, request: InstanceRequest, timeout_s: float) -> BootProof:
+        """Boot the machine that ``create_instance`` would make, without any network and without changing a volume.
+
+        Raises TimedOut with the console's last screen, Unsupported when the machine stops by itself."""
         ...
 
 

@@ -20,5 +20,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     sequential_only_read: bool = False
     sequential_only_write: bool = False
     starts_instances: bool = False
+    proof_of_boot: bool = False
+    """A machine can be started for a look before it is made."""
     target_platform: str = "kvm"
     """Names the driver table conversion uses for guests that will run here."""

@@ -52,7 +52,7 @@ async def test_a_running_guest_migrates_and_boots_on_virtio(tmp_path: Path, site
             destination=endpoint(
                 "libvirt",
                 lab.connection_info(uri_b, folder_b),
-                {"network_map": {"user": "user"}, "domain_type": "qemu"},
+                {"network_map": {"user": "user"}, "domain_type": "qemu", "conversion": {"proof_of_boot": True}},
             ),
             instances=["src-vm"],
         )
@@ -63,6 +63,12 @@ async def test_a_running_guest_migrates_and_boots_on_virtio(tmp_path: Path, site
     print(summary(migration))
     first, second = sorted(migration.disks, key=lambda disk: disk.pass_number)
     assert second.sent_bytes < first.sent_bytes / 2, "the last pass sends only what changed"
+    proof = next(task for task in migration.tasks if task.task_type == "PROVE_BOOT")
+    said = [event.message for event in proof.events]
+    assert "the converted machine boots: login prompt" in said[0]
+    assert said[1].startswith("its console ends:")
+    assert said[1].rstrip().endswith("login:")
+    assert not list(folder_b.rglob("*TRANSIENT*")), "the proof leaves nothing behind"
     assert lab.domain_states(uri_a) == {"src-vm": False}
     assert lab.domain_states(uri_b) == {"src-vm": True}
     seconds = await asyncio.to_thread(lab.wait_for_login, folder_b / "console" / "src-vm-serial0.log", BOOT_TIMEOUT_S)

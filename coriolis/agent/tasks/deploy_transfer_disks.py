@@ -8,6 +8,7 @@ import msgspec
 
 from coriolis.agent.assignment import TaskContext
 from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
+from coriolis.model.environment import of_provider
 from coriolis.model.resource import ResourceKind, Volume, VolumeRequest
 
 
@@ -27,7 +28,7 @@ async def run(context: TaskContext) -> dict[str, Any]:
                     size_bytes=disk.size_bytes,
                     tag=work.tag(role),
                     storage=str(work.environment.get("storage", "")),
-                    environment=work.environment,
+                    environment=of_provider(work.environment),
                 )
             )
             await context.record(ResourceKind.VOLUME, name, "destination", "MADE", volume.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from coriolis.agent.assignment import Assignment
 from coriolis.ids import derived_id
+from coriolis.model.environment import of_provider
 from coriolis.model.resource import InstanceRequest, Volume
 
 INSTANCE_ROLE = "instance"
@@ -19,7 +20,7 @@ def machine_request(work: Assignment, volumes: tuple[Volume, ...]) -> InstanceRe
         spec=spec,
         volumes=volumes,
         network_map=work.input["network_map"],
-        environment=work.environment,
+        environment=of_provider(work.environment),
     )
 
 

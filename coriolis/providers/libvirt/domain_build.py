@@ -99,6 +99,9 @@ def _add_console(devices: ET.Element, log_file: str) -> None:
     ET.SubElement(serial, "target", port="0")
     console = ET.SubElement(devices, "console", type="pty")
     ET.SubElement(console, "target", type="serial", port="0")
+    # where qemu-guest-agent, which conversion provides for, speaks with the host
+    channel = ET.SubElement(devices, "channel", type="unix")
+    ET.SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
 
 
 def build_domain(

@@ -6,13 +6,15 @@ import os
 from typing import Any
 
 import libvirt
+import msgspec
 
 from coriolis.errors import Conflict, InvalidInput, NotFound
 from coriolis.ids import is_id
-from coriolis.model.resource import Instance, InstanceRequest, ResourceKind, Tag, TaggedResource
+from coriolis.model.resource import BootProof, Instance, InstanceRequest, ResourceKind, Tag, TaggedResource
 from coriolis.providers.block.os_errors import from_os_error
 from coriolis.providers.block.sidecar import check_name
 from coriolis.providers.libvirt import schemas
+from coriolis.providers.libvirt.boot_proof import proof_name, prove
 from coriolis.providers.libvirt.domain_build import Shape, VolumeFile, build_domain, network_of
 from coriolis.providers.libvirt.domain_type import decide
 from coriolis.providers.libvirt.domain_xml import parse_domain
@@ -105,6 +107,15 @@ class LibvirtInstances:
             nic_model=environment.get("nic_model", "virtio"),
             console_log=os.path.join(self._console_dir, f"{request.name}-serial0.log"),
         )
+
+    async def prove_boot(self, request: InstanceRequest, timeout_s: float) -> BootProof:
+        """Meets ``ProvesBoot``."""
+        self._check_request(request)
+        found = [await self._volumes.require(volume.id) for volume in request.volumes]
+        files = tuple(VolumeFile(volume.path, volume.record.format) for volume in found)
+        shape = await self._session.run(lambda c: self._shape(c, request))
+        log = os.path.join(self._console_dir, f"{proof_name(request)}.log")
+        return await prove(self._session, request, files, msgspec.structs.replace(shape, console_log=log), timeout_s)
 
     async def start(self, instance_id: str) -> None:
         def start(connection: Any) -> None:

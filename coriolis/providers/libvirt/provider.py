@@ -51,6 +51,7 @@ class LibvirtProvider:
         change_log=True,
         power_control=True,
         starts_instances=True,
+        proof_of_boot=True,
         target_platform="kvm",
     )
     connection_schema: JsonSchema = schemas.CONNECTION
