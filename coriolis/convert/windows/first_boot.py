@@ -1,8 +1,8 @@
 """What runs inside Windows when it starts for the first time at its destination, and what starts it. Pure.
 
 A service entry starts it: ``cmd.exe /c start ... firstboot.cmd``. cmd.exe is no service, so Windows notes that it did
-not answer (events 7009 and 7000; with ``ErrorControl`` 0 nothing else happens), but what it started runs on, as the local
-system, in every Windows and without a program of ours. The script removes the service when all is done. Not chosen:
+not answer (events 7009 and 7000; with ``ErrorControl`` 0 nothing else happens), but what it started runs on, as the
+local system, in every Windows and without a program of ours. The script removes the service when all is done. Not chosen:
 ``RunOnce`` waits for somebody to log in; ``Setup\\CmdLine`` runs before services, so installers fail; start-up scripts
 of a local policy are overruled by a domain's.
 
@@ -45,7 +45,7 @@ if not exist "%HERE%done" md "%HERE%done"
 "%SystemRoot%\System32\sc.exe" delete CoriolisFirstBoot >> "%HERE%log\run.log" 2>&1
 """
 
-RUNNER = rf"""# Runs scripts\* in the order of their names: each once, at most {SCRIPT_LIMIT_S} seconds, each with its log.
+RUNNER = rf"""# Runs scripts\* in the order of their names: each once, {SCRIPT_LIMIT_S} seconds at most, with its log.
 $here = Split-Path -Parent $MyInvocation.MyCommand.Path
 foreach ($script in @(Get-ChildItem (Join-Path $here 'scripts') | Sort-Object Name)) {{
     $mark = Join-Path $here "done\$($script.Name)"

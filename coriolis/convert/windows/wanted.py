@@ -1,4 +1,4 @@
-"""What a converted Windows has, for one job: edits of its hives, and files. ``apply`` makes it so, ``verify`` compares."""
+"""What a converted Windows has, for one job: edits of its hives, and files. Steps make it so, ``verify`` compares."""
 
 from __future__ import annotations
 
