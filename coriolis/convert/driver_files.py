@@ -47,8 +47,10 @@ def program(data: bytes) -> Program:
     signed = at > 0 and size > 8 and at + size <= len(data)
     covered = (data[: optional + 64], data[optional + 68 : entry], data[entry + 8 : at if signed else len(data)])
     content = b"".join(covered) + (data[at + size :] if signed else b"")
-    padded = content + bytes(-len(content) % 8)  # what signing tools do to a file before they sign it
-    digests = tuple(hashlib.new(name, one).digest() for name in ("sha1", "sha256") for one in {content, padded})
+    padded = content + bytes(-len(data) % 8)  # what signing tools do to a file before they sign it
+    digests = tuple(
+        hashlib.new(name, one).digest() for name in ("sha1", "sha256") for one in dict.fromkeys((content, padded))
+    )
     return Program(MACHINES.get(machine, f"{machine:#x}"), signed, digests)
 
 

@@ -119,7 +119,7 @@ def chosen(members: Sequence[Member]) -> list[Member]:
     total = sum(member.size for member in found)
     if total > MAX_PACK_BYTES or any(member.size > MAX_FILE_BYTES for member in found):
         raise QuotaExceeded(
-            f"the drivers of the ISO have {total} bytes: at most {MAX_PACK_BYTES}, each {MAX_FILE_BYTES}"
+            f"the drivers of the ISO have {total} bytes: at most {MAX_PACK_BYTES}, a file {MAX_FILE_BYTES}"
         )
     return found
 

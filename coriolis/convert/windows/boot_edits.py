@@ -3,8 +3,8 @@
 Made again over a hive that has them, the edits are the same: ``verify`` does that.
 
 What the entries mean is known from virt-v2v's practice (``docs/design/conversion-windows.md``). Windows before 8 looks
-a boot device up in ``Control\\CriticalDeviceDatabase``, later ones in ``DriverDatabase``, which lies at the hive's root,
-not in a control set.
+a boot device up in ``Control\\CriticalDeviceDatabase``, later ones in ``DriverDatabase``, which lies at the root of the
+hive, not in a control set.
 """
 
 from __future__ import annotations
