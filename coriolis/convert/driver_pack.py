@@ -128,8 +128,8 @@ def checked_driver(name: str, architecture: str, files: Mapping[str, bytes]) -> 
     """(version, whether its programs carry signatures of their own) of one driver's folder.
 
     Raises Corrupt with the reason why it is not used: no INF, a file that an INF names is absent, a .sys for another
-    processor, or one that neither carries a signature nor is in a catalogue. Newer folders hold a second INF (a protocol
-    beside NetKVM, a PCI variant of pvpanic); the version is that of the driver's own.
+    processor, or one that neither carries a signature nor is in a catalogue. Newer folders hold a second INF (beside
+    NetKVM's that of a protocol); the version is that of the driver's own.
     """
     by_lower = {one.lower(): data for one, data in files.items()}
     infs: dict[str, Inf] = {one: parse_inf(data) for one, data in by_lower.items() if one.endswith(".inf")}

@@ -2,7 +2,7 @@
 
 A service entry starts it: ``cmd.exe /c start ... firstboot.cmd``. cmd.exe is no service, so Windows notes that it did
 not answer (events 7009 and 7000; with ``ErrorControl`` 0 nothing else happens), but what it started runs on as the
-local system, in every Windows and without a program of ours. The script removes the service when all is done. Not chosen:
+local system, in every Windows and without a program of ours. The script removes the service in the end. Not chosen:
 ``RunOnce`` waits for somebody to log in; ``Setup\\CmdLine`` runs before services, so installers fail; start-up scripts
 of a local policy are overruled by a domain's.
 
