@@ -82,16 +82,18 @@ def _partitioned(handle: Any, efi: bool) -> tuple[str, str]:
 
 
 def _set_dirty(path: Path, offset: int) -> None:
-    """Set the flag in $Volume, the fourth record of the master file table; its records have 1 KiB here."""
+    """Set the flag in $Volume, the fourth record of the master file table and of its mirror, 1 KiB each here."""
     with path.open("rb") as file:
         boot = _read(file, offset, SECTOR)
-        table = int.from_bytes(boot[48:56], "little") * int.from_bytes(boot[11:13], "little") * boot[13]
+        cluster = int.from_bytes(boot[11:13], "little") * boot[13]
+        table, mirror = (cluster * int.from_bytes(boot[at : at + 8], "little") for at in (48, 56))
         record = _read(file, offset + table + 3 * 1024, 1024)
     at = int.from_bytes(record[20:22], "little")
     while int.from_bytes(record[at : at + 4], "little") != 0x70:
         at += int.from_bytes(record[at + 4 : at + 8], "little")
     place = at + int.from_bytes(record[at + 20 : at + 22], "little") + 10
-    _write_at(path, offset + table + 3 * 1024 + place, bytes([record[place] | DIRTY]))
+    for start in (table, mirror):
+        _write_at(path, offset + start + 3 * 1024 + place, bytes([record[place] | DIRTY]))
     with path.open("rb") as file:
         assert volume_flags(lambda where, length: _read(file, offset + where, length)) & DIRTY
 

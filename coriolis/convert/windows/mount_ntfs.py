@@ -11,6 +11,7 @@ from typing import Any
 
 from coriolis.convert.guestfs_guest import GuestfsGuest, ask
 from coriolis.convert.plugin import Say
+from coriolis.convert.text import shown
 from coriolis.convert.windows.paths import BOOT_PARTITION, DRIVE
 from coriolis.convert.windows.volume import DIRTY, VolumeFacts, is_bitlocker, volume_flags
 from coriolis.errors import Unsupported
@@ -33,7 +34,9 @@ def mount_windows(handle: Any, systems: Mapping[str, str], say: Say) -> WindowsG
 
     Raises Unsupported: several, BitLocker.
     """
-    drives = [device for device in sorted(systems) if systems[device] == "ntfs" and _has(handle, device, (_HIVE,))]
+    unreadable: list[str] = []
+    volumes = [device for device in sorted(systems) if systems[device] == "ntfs"]
+    drives = [device for device in volumes if _has(handle, device, (_HIVE,), unreadable)]
     locked = [device for device in ask("list partitions", handle.list_partitions) if _is_bitlocker(handle, device)]
     if len(drives) > 1:
         raise Unsupported(
@@ -44,6 +47,8 @@ def mount_windows(handle: Any, systems: Mapping[str, str], say: Say) -> WindowsG
             f"the disk is encrypted by BitLocker ({', '.join(locked)}): decrypt it in Windows (manage-bde -off C:), "
             "wait until manage-bde -status says 0%, and replicate once more"
         )
+    if unreadable and not drives:
+        raise Unsupported(f"an NTFS that may hold Windows cannot be mounted ({unreadable[0]}): run chkdsk /f in Windows")
     if not drives:
         return None
     for device in locked:
@@ -67,14 +72,16 @@ def _boot_partition(handle: Any, systems: Mapping[str, str], drive: str, disk: s
     kinds = ("vfat", "ntfs")
     others = [device for device in sorted(systems) if device != drive and systems[device] in kinds]
     others.sort(key=lambda device: not device.startswith(disk))
-    return next((device for device in others if _has(handle, device, _BOOT_FILES)), None)
+    return next((device for device in others if _has(handle, device, _BOOT_FILES, [])), None)
 
 
-def _has(handle: Any, device: str, paths: tuple[str, ...]) -> bool:
+def _has(handle: Any, device: str, paths: tuple[str, ...], unreadable: list[str]) -> bool:
+    """One that cannot be mounted is the guest's own matter while it is beside the drive: it is only noted."""
     try:
         handle.mount_ro(device, "/")
-    except RuntimeError:
-        return False  # a damaged file system beside the drive is the guest's own matter
+    except RuntimeError as error:
+        unreadable.append(f"{device}: {shown(error)}")
+        return False
     try:
         return any(_is_file(handle, path) for path in paths)
     finally:
