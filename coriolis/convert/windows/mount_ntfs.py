@@ -48,7 +48,9 @@ def mount_windows(handle: Any, systems: Mapping[str, str], say: Say) -> WindowsG
             "wait until manage-bde -status says 0%, and replicate once more"
         )
     if unreadable and not drives:
-        raise Unsupported(f"an NTFS that may hold Windows cannot be mounted ({unreadable[0]}): run chkdsk /f in Windows")
+        raise Unsupported(
+            f"an NTFS that may hold Windows cannot be mounted ({unreadable[0]}): run chkdsk /f in Windows"
+        )
     if not drives:
         return None
     for device in locked:
