@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from pathlib import Path
 
@@ -25,7 +26,7 @@ WINDOWS_PARTITION = {True: 239616 * 512, False: 204800 * 512}
 BOOT_PARTITION = 2048 * 512
 
 
-async def converted(replica: Path, efi: bool, top: Path, folder: str) -> tuple[ConversionResult, Path]:
+def converted(replica: Path, efi: bool, top: Path, folder: str) -> tuple[ConversionResult, Path]:
     """Convert into a copy of ``replica``, with the pack of a phony ISO."""
     iso, volume = top / "virtio-win.iso", top / "volume.raw"
     make_iso(iso, top / "iso", [folder])
@@ -34,7 +35,8 @@ async def converted(replica: Path, efi: bool, top: Path, folder: str) -> tuple[C
     settings = ConversionSettings(accelerator="tcg", drivers_dir=prepare_driver_pack(iso, top / "state"))
     reader, writer = FileVolume(replica), FileVolume(volume, writable=True)
     try:
-        return await convert(request, [reader], [writer], top / "work", print, settings=settings), volume
+        work = convert(request, [reader], [writer], top / "work", print, settings=settings)
+        return asyncio.run(work), volume
     finally:
         reader.close()
         writer.close()
@@ -66,10 +68,10 @@ def assert_converted(disk: Path, efi: bool, name: str) -> None:
     assert b"address=192.168.77.20 mask=255.255.255.0 gateway=192.168.77.1" in script
 
 
-async def test_a_uefi_guest_becomes_one_with_virtio(tmp_path: Path) -> None:
+def test_a_uefi_guest_becomes_one_with_virtio(tmp_path: Path) -> None:
     replica, files = tmp_path / "replica.raw", files_of("win2k22", efi=True)
     make_disk(replica, files, efi=True)
-    result, volume = await converted(replica, True, tmp_path, "2k22")
+    result, volume = converted(replica, True, tmp_path, "2k22")
     assert result.summary.system.os_type == "windows"
     assert result.summary.system.title == "Windows Server 2022 Standard"
     assert result.summary.done.modules == ("viostor", "vioscsi")
@@ -85,9 +87,9 @@ async def test_a_uefi_guest_becomes_one_with_virtio(tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["win2k8r2", "win2k19"])
-async def test_bios_guests(tmp_path: Path, name: str) -> None:
+def test_bios_guests(tmp_path: Path, name: str) -> None:
     make_disk(tmp_path / "replica.raw", files_of(name), efi=False)
-    result, volume = await converted(tmp_path / "replica.raw", False, tmp_path, RELEASES[name].folder)
+    result, volume = converted(tmp_path / "replica.raw", False, tmp_path, RELEASES[name].folder)
     assert result.summary.system.title == RELEASES[name].product
     assert_converted(volume, False, name)
 
@@ -102,7 +104,7 @@ async def test_bios_guests(tmp_path: Path, name: str) -> None:
         ("inactive", "no partition of the disk is active"),
     ],
 )
-async def test_guests_that_are_refused_stay_as_they_are(tmp_path: Path, kind: str, reason: str) -> None:
+def test_guests_that_are_refused_stay_as_they_are(tmp_path: Path, kind: str, reason: str) -> None:
     replica, files = tmp_path / "replica.raw", files_of("win2k19")
     if kind == "hibernated":
         files["/c/hiberfil.sys"] = hibernation_file()
@@ -112,5 +114,5 @@ async def test_guests_that_are_refused_stay_as_they_are(tmp_path: Path, kind: st
             file.seek(446)
             file.write(b"\0")
     with pytest.raises(Unsupported, match=reason):
-        await converted(replica, False, tmp_path, "2k19")
+        converted(replica, False, tmp_path, "2k19")
     subprocess.run(["cmp", replica, tmp_path / "volume.raw"], check=True)
