@@ -56,6 +56,8 @@ def mount_windows(handle: Any, systems: Mapping[str, str], say: Say) -> WindowsG
     for device in locked:
         say(f"{device} is encrypted by BitLocker and left as it is: its key is asked for if the TPM held it")
     (drive,) = drives
+    if not drive.startswith("/dev/sd"):
+        raise Unsupported(f"Windows is on a dynamic disk ({drive}): make it a basic one, or use skip_os_morphing")
     disk = str(ask("find the disk", partial(handle.part_to_dev, drive)))
     dirty = bool(volume_flags(lambda at, length: _read(handle, drive, length, at)) & DIRTY)
     boot = _boot_partition(handle, systems, drive, disk)

@@ -9,6 +9,7 @@ from coriolis.convert.windows import registry
 from coriolis.convert.windows.paths import SOFTWARE_HIVE, SYSTEM_HIVE, place
 from coriolis.convert.windows.registry import Hive
 from coriolis.convert.windows.version import WindowsVersion, control_sets, version_of
+from coriolis.convert.windows.volume import OnVolume
 from coriolis.errors import Corrupt
 
 
@@ -27,6 +28,9 @@ class WindowsState:
 
 
 def is_windows(guest: Guest) -> bool:
+    """Mounted as one, and it has hives: a Linux with such names on its disk is none."""
+    if not isinstance(guest, OnVolume):
+        return False
     return guest.is_file(place(guest, SYSTEM_HIVE)) and guest.is_file(place(guest, SOFTWARE_HIVE))
 
 
