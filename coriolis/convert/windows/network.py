@@ -14,6 +14,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from coriolis.convert.plugin import Finding, Nic
 from coriolis.convert.text import shown
@@ -22,6 +23,7 @@ from coriolis.convert.windows.registry import Hive
 NET_CLASS = "{4d36e972-e325-11ce-bfc1-08002be10318}"
 MAX_ADAPTERS = 200
 MAX_ADDRESSES = 64
+MAX_DEVICES = 5_000
 _PHYSICAL = 0x4
 _BUSES = ("pci\\", "vmbus\\", "xenvif\\", "xen\\", "usb\\", "vif\\")
 _VMWARE_SERIAL = re.compile(
@@ -155,11 +157,11 @@ def _instances(system: Hive, control_set: str) -> dict[str, str]:
     """Class key of a driver -> instance of the device that uses it, over the PCI devices."""
     top = rf"{control_set}\Enum\PCI"
     found: dict[str, str] = {}
-    for device in system.children(top):
-        for instance in system.children(rf"{top}\{device}"):
-            driver = system.text(rf"{top}\{device}\{instance}", "Driver")
-            if driver.lower().startswith(NET_CLASS):
-                found[driver.lower()] = rf"PCI\{device}\{instance}"
+    pairs = ((device, one) for device in system.children(top) for one in system.children(rf"{top}\{device}"))
+    for device, instance in islice(pairs, MAX_DEVICES):
+        driver = system.text(rf"{top}\{device}\{instance}", "Driver")
+        if driver.lower().startswith(NET_CLASS):
+            found[driver.lower()] = rf"PCI\{device}\{instance}"
     return found
 
 

@@ -20,13 +20,29 @@ def place(guest: Guest, path: str) -> str:
     parts = [part for part in path.split("/") if part]
     for index, part in enumerate(parts):
         exact = f"{found}/{part}"
-        if not (guest.is_file(exact) or guest.is_dir(exact)):
+        if not (guest.is_dir(exact) or guest.is_file(exact)):
             match = match_name(guest.listdir(found or "/"), part)
             if match is None:
                 return "/".join([found, *parts[index:]])
             exact = f"{found}/{match}"
         found = exact
     return found or "/"
+
+
+class Places:
+    """``place`` for many files of few directories: each directory is found and listed once, as it was at first."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._directories: dict[str, tuple[str, list[str]]] = {}
+
+    def __call__(self, path: str) -> str:
+        directory, _, name = path.rpartition("/")
+        if directory not in self._directories:
+            found = place(self._guest, directory)
+            self._directories[directory] = (found, self._guest.listdir(found))
+        found, names = self._directories[directory]
+        return f"{found}/{match_name(names, name) or name}"
 
 
 def match_name(names: list[str], wanted: str) -> str | None:

@@ -114,7 +114,7 @@ def _scripts(target: Wanted) -> str:
 
 def _write(guest: Guest, files: list[NewFile]) -> None:
     for file in files:
-        guest.write(file.path, file.data(), 0o644)
+        guest.write(file.path, file.data())
 
 
 def _digest(guest: Guest, file: NewFile) -> str:

@@ -14,7 +14,7 @@ from coriolis.convert.text import shown
 from coriolis.convert.windows import boot_edits, first_boot, network, network_script, origin_agents
 from coriolis.convert.windows.bundle import BundleFile, bundle_files
 from coriolis.convert.windows.pack import Pack, PackedDriver, PackFile
-from coriolis.convert.windows.paths import WINDOWS, place
+from coriolis.convert.windows.paths import DRIVE, WINDOWS, Places
 from coriolis.convert.windows.platform_needs import NEEDS, VIRTIO_DRIVERS, WindowsNeeds
 from coriolis.convert.windows.registry import Edit
 from coriolis.convert.windows.state import WindowsState
@@ -59,18 +59,18 @@ def wanted(guest: Guest, state: WindowsState, job: Job) -> Wanted:
     if needs is None:
         result.refuse("PLATFORM_UNKNOWN", f"nothing is known of Windows on {job.platform.name}")
         return result
-    pack = _pack(job, result)
+    pack, places = _pack(job, result), Places(guest)
     _boot(state, needs, job, result)
-    _pack_drivers(guest, state, needs, pack, result)
+    _pack_drivers(places, state, needs, pack, result)
     scripts: dict[str, bytes] = {}
-    _bundled_drivers(guest, state, needs, job, result)
+    _bundled_drivers(places, state, needs, job, result)
     if result.drivers:
         result.software.append(boot_edits.device_path_edit(state.software))
         scripts["100-drivers.ps1"] = first_boot.powershell(first_boot.DRIVERS)
     _addresses(state, job, result, scripts)
-    _agents(guest, state, needs, job, pack, result, scripts)
+    _agents(places, state, needs, job, pack, result, scripts)
     _user_scripts(job, result, scripts)
-    _first_boot(guest, state, result, scripts)
+    _first_boot(guest, places, state, result, scripts)
     _room(guest, result)
     return result
 
@@ -105,7 +105,7 @@ def _boot(state: WindowsState, needs: WindowsNeeds, job: Job, result: Wanted) ->
         result.findings.append(Finding("info", "VMWARE_TOOLS", message, "install VMware Tools after the migration"))
 
 
-def _pack_drivers(guest: Guest, state: WindowsState, needs: WindowsNeeds, pack: Pack | None, result: Wanted) -> None:
+def _pack_drivers(places: Places, state: WindowsState, needs: WindowsNeeds, pack: Pack | None, result: Wanted) -> None:
     if not needs.needs_pack:
         return
     if pack is None:
@@ -122,7 +122,7 @@ def _pack_drivers(guest: Guest, state: WindowsState, needs: WindowsNeeds, pack: 
         if driver is None:
             absent += [name] if name.lower() in required else []
             continue
-        _add_driver(guest, pack, driver, files, result)
+        _add_driver(places, pack, driver, files, result)
         if name.lower() in (one.name for one in needs.boot_drivers) and not driver.embedded_signature:
             message = f"{name}.sys carries no signature of its own: Windows may refuse to start with it"
             result.findings.append(Finding("warning", "DRIVER_SIGNATURE", message, "use a signed virtio-win release"))
@@ -134,7 +134,7 @@ def _pack_drivers(guest: Guest, state: WindowsState, needs: WindowsNeeds, pack: 
         )
 
 
-def _add_driver(guest: Guest, pack: Pack, driver: PackedDriver, files: dict[str, PackFile], result: Wanted) -> None:
+def _add_driver(places: Places, pack: Pack, driver: PackedDriver, files: dict[str, PackFile], result: Wanted) -> None:
     for name, file in driver.files.items():
         known = files.setdefault(name.lower(), file)
         if known.sha256 != file.sha256:
@@ -143,24 +143,24 @@ def _add_driver(guest: Guest, pack: Pack, driver: PackedDriver, files: dict[str,
         elif known is file:
             targets = [DRIVERS] + ([SYSTEM_DRIVERS] if name.lower().endswith(".sys") else [])
             result.drivers += [
-                NewFile(place(guest, f"{top}/{name.lower()}"), file.sha256, file.size, partial(pack.read, file))
+                NewFile(places(f"{top}/{name.lower()}"), file.sha256, file.size, partial(pack.read, file))
                 for top in targets
             ]
     result.packages.append(f"driver pack: {driver.driver} {driver.version}")
 
 
-def _bundled_drivers(guest: Guest, state: WindowsState, needs: WindowsNeeds, job: Job, result: Wanted) -> None:
+def _bundled_drivers(places: Places, state: WindowsState, needs: WindowsNeeds, job: Job, result: Wanted) -> None:
     found = bundle_files(job.bundle, f"windows/drivers/{job.platform.name}/{state.version.architecture}")
     if needs.bundled and not any(one.name.lower().endswith(".inf") for one in found):
         message = f"Windows has no network driver for {job.platform.name}, and the bundle brings none"
         where = f"windows/drivers/{job.platform.name}/{state.version.architecture}"
         result.refuse("DRIVER_BUNDLE_ABSENT", message, f"put its files (.inf, .sys, .cat) into {where} of the bundle")
-    result.drivers += [_from_bundle(guest, one, DRIVERS) for one in found]
+    result.drivers += [_from_bundle(places, one, DRIVERS) for one in found]
     result.packages += [f"bundle: {one.name}" for one in found if one.name.lower().endswith(".inf")]
 
 
-def _from_bundle(guest: Guest, file: BundleFile, top: str) -> NewFile:
-    return NewFile(place(guest, f"{top}/{file.name}"), file.sha256, file.size, file.read)
+def _from_bundle(places: Places, file: BundleFile, top: str) -> NewFile:
+    return NewFile(places(f"{top}/{file.name}"), file.sha256, file.size, file.read)
 
 
 def _addresses(state: WindowsState, job: Job, result: Wanted, scripts: dict[str, bytes]) -> None:
@@ -175,7 +175,7 @@ def _addresses(state: WindowsState, job: Job, result: Wanted, scripts: dict[str,
 
 
 def _agents(
-    guest: Guest,
+    places: Places,
     state: WindowsState,
     needs: WindowsNeeds,
     job: Job,
@@ -192,14 +192,14 @@ def _agents(
     agent = pack.agent(state.version.architecture) if pack and needs.qemu_agent else None
     if pack and agent:
         name = "qemu-ga.msi"
-        target = place(guest, f"{first_boot.PACKAGES}/{name}")
+        target = places(f"{first_boot.PACKAGES}/{name}")
         result.first_boot.append(NewFile(target, agent.sha256, agent.size, partial(pack.read, agent)))
         scripts["400-qemu-guest-agent.ps1"] = first_boot.powershell(first_boot.install_msi(name))
         result.packages.append("first boot: qemu-guest-agent")
     found = bundle_files(job.bundle, f"windows/cloudbase-init/{state.version.architecture}")
     installer = next((one for one in found if one.name.lower().endswith(".msi")), None)
     if installer and needs.metadata:
-        target = place(guest, f"{first_boot.PACKAGES}/cloudbase-init.msi")
+        target = places(f"{first_boot.PACKAGES}/cloudbase-init.msi")
         result.first_boot.append(NewFile(target, installer.sha256, installer.size, installer.read))
         text = first_boot.install_cloudbase("cloudbase-init.msi", needs.metadata)
         scripts["500-cloudbase-init.ps1"] = first_boot.powershell(text)
@@ -212,23 +212,20 @@ def _agents(
 
 def _user_scripts(job: Job, result: Wanted, scripts: dict[str, bytes]) -> None:
     for one in job.scripts:
-        if one.phase != "replica_first_boot":
-            message = (
-                f"the script {shown(one.name)} of phase {one.phase} is not run: nothing runs Windows code before boot"
-            )
-            result.findings.append(
-                Finding("warning", "SCRIPT_PHASE", message, "give it as a script of phase replica_first_boot")
-            )
+        if one.phase == "osmorphing_post_os_mount":
+            message = f"the script {shown(one.name)} is not run in the mounted guest: nothing runs Windows code there"
+            action = "give it as a script of phase replica_first_boot"
+            result.findings.append(Finding("warning", "SCRIPT_PHASE", message, action))
     chosen = [one for one in job.scripts if one.phase == "replica_first_boot"]
     if len(chosen) > first_boot.MAX_SCRIPTS:
         result.refuse("SCRIPTS_TOO_MANY", f"{len(chosen)} scripts for the first boot, at most {first_boot.MAX_SCRIPTS}")
     scripts.update(first_boot.user_script(one, number) for number, one in enumerate(chosen))
 
 
-def _first_boot(guest: Guest, state: WindowsState, result: Wanted, scripts: dict[str, bytes]) -> None:
+def _first_boot(guest: Guest, places: Places, state: WindowsState, result: Wanted, scripts: dict[str, bytes]) -> None:
     if not scripts:
         return
-    if not guest.is_file(place(guest, POWERSHELL)):
+    if not guest.is_file(places(POWERSHELL)):
         names = ", ".join(sorted(scripts))
         result.refuse("POWERSHELL_ABSENT", f"this Windows has no PowerShell, which the first boot needs for: {names}")
     files = {
@@ -236,7 +233,7 @@ def _first_boot(guest: Guest, state: WindowsState, result: Wanted, scripts: dict
         "run.ps1": first_boot.powershell(first_boot.RUNNER),
         **{f"scripts/{name}": data for name, data in scripts.items()},
     }
-    result.first_boot += [_text_file(place(guest, f"{first_boot.TOP}/{name}"), data) for name, data in files.items()]
+    result.first_boot += [_text_file(places(f"{first_boot.TOP}/{name}"), data) for name, data in files.items()]
     result.system += first_boot.service_edits(state.control_sets)
 
 
@@ -246,7 +243,7 @@ def _text_file(path: str, data: bytes) -> NewFile:
 
 def _room(guest: Guest, result: Wanted) -> None:
     needed = sum(one.size for one in (*result.drivers, *result.first_boot)) + SPARE_BYTES
-    free = guest.free_bytes(WINDOWS)
+    free = guest.free_bytes(DRIVE)
     if free < needed:
         message = f"the Windows drive has {free >> 20} MiB free, {needed >> 20} MiB are needed"
         result.refuse("NO_ROOM", message, "free space on it")
