@@ -15,15 +15,13 @@ from coriolis.convert.windows.registry import Hive
 from coriolis.errors import Unsupported
 from tests.lab.file_volume import FileVolume
 from tests.lab.phony_windows import files_of, hibernation_file
-from tests.lab.phony_windows_disk import make_disk
+from tests.lab.phony_windows_disk import BOOT_SECTOR, DRIVE_SECTOR, SECTOR, make_disk
 from tests.lab.phony_windows_drivers import driver_files, make_iso
 from tests.lab.phony_windows_hives import RELEASES
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 MAC = "00:50:56:b2:a1:c8"
-WINDOWS_PARTITION = {True: 239616 * 512, False: 204800 * 512}
-BOOT_PARTITION = 2048 * 512
 
 
 def converted(replica: Path, efi: bool, top: Path, folder: str) -> tuple[ConversionResult, Path]:
@@ -47,7 +45,7 @@ def ntfs_file(disk: Path, efi: bool, name: str) -> bytes:
     part = disk.with_suffix(".ntfs")
     if not part.exists():
         cut = ["dd", f"if={disk}", f"of={part}", "bs=1M", "conv=sparse", "iflag=skip_bytes"]
-        subprocess.run([*cut, f"skip={WINDOWS_PARTITION[efi]}"], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([*cut, f"skip={DRIVE_SECTOR[efi] * SECTOR}"], check=True, stderr=subprocess.DEVNULL)
     return subprocess.run(["ntfscat", "-f", part, name], check=True, stdout=subprocess.PIPE).stdout
 
 
@@ -78,7 +76,7 @@ def test_a_uefi_guest_becomes_one_with_virtio(tmp_path: Path) -> None:
     assert result.summary.done.pins == ((MAC, "192.168.77.20/24"),)
     assert result.disks[0].data_bytes < 1 << 20, "hives are not written whole"
     assert_converted(volume, True, "win2k22")
-    loader = ["mtype", "-i", f"{volume}@@{BOOT_PARTITION}", "::/EFI/Boot/bootx64.efi"]
+    loader = ["mtype", "-i", f"{volume}@@{BOOT_SECTOR * SECTOR}", "::/EFI/Boot/bootx64.efi"]
     assert (
         subprocess.run(loader, check=True, stdout=subprocess.PIPE).stdout
         == (files["/system/EFI/Microsoft/Boot/bootmgfw.efi"])
