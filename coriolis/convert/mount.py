@@ -10,6 +10,7 @@ from coriolis.convert.guestfs_guest import GuestfsGuest, ask
 from coriolis.convert.linux import detect
 from coriolis.convert.plugin import Say
 from coriolis.convert.text import decode, shown
+from coriolis.convert.windows.mount_ntfs import mount_windows
 from coriolis.errors import Corrupt, Unsupported
 
 MAX_FSTAB_BYTES = 256 << 10
@@ -23,6 +24,8 @@ def mount_guest(handle: Any, passphrases: Sequence[str], say: Say) -> GuestfsGue
         raise Unsupported(f"the disks hold more than {detect.MAX_FILE_SYSTEMS} file systems")
     encrypted = "crypto_LUKS" in systems.values()
     roots = [root for device in sorted(systems) if (root := _root_on(handle, device, systems[device]))]
+    if not roots and (windows := mount_windows(handle, systems, say)) is not None:
+        return windows
     if not roots:
         roots = _roots_by_inspection(handle)
     root = detect.only_root(roots, encrypted)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from coriolis.convert.guest import Guest
 from coriolis.convert.linux.plugin import linux_plugins
 from coriolis.convert.plugin import Facts, Job, Plan, Plugin, Say, System, refusal
+from coriolis.convert.windows.plugin import WindowsPlugin
 from coriolis.errors import Unsupported
 
 
 def plugins() -> tuple[Plugin, ...]:
     """In the order in which they are asked; the last Linux one takes any Linux."""
-    return linux_plugins()
+    return (WindowsPlugin(), *linux_plugins())
 
 
 def find_plugin(guest: Guest) -> tuple[Plugin, System]:
