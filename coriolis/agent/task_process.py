@@ -29,12 +29,12 @@ from coriolis.agent.child_protocol import (
     encode_line,
 )
 from coriolis.agent.lanes.malloc import keep_freed_memory
-from coriolis.agent.lanes.parent import die_with_parent
 from coriolis.agent.paces import Paces
 from coriolis.agent.tasks import task_function
 from coriolis.agent.workplace import Workplace
 from coriolis.errors import CoriolisError, Unavailable, from_code
 from coriolis.observability.logging import configure_logging, log_context
+from coriolis.parent import die_with_parent
 from coriolis.providers.registry import load_provider
 from coriolis.rpc.gen.coriolis.v1 import types_pb2
 from coriolis.security.redact import LIVE_SECRETS, secret_values

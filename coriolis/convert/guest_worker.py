@@ -1,8 +1,7 @@
 """The process that looks into guests: ``python -m coriolis.convert.guest_worker``.
 
-One JSON line on stdin is the request, which then stays open: when it closes, the parent is gone, and this
-process group ends itself. JSON lines on stdout: ``{"event": text}`` any number of times, last ``{"result":
-{...}}`` or ``{"error": {"code": ..., "message": ...}}``. Requests:
+One JSON line on stdin is the request; the process ends with its parent. JSON lines on stdout: ``{"event": text}`` any
+number of times, last ``{"result": {...}}`` or ``{"error": {"code": ..., "message": ...}}``. Requests:
 
 * ``{"op": "probe", "accelerator", "memory_mb"}``: start an appliance and stop it;
 * ``{"op": "convert", "accelerator", "memory_mb", "disks", "job"}``: ``job`` has the fields of ``plugin.Job``;
@@ -14,9 +13,7 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,6 +23,7 @@ from coriolis.convert.platforms import target_platform
 from coriolis.convert.plugin import Job, Nic, Say, Script
 from coriolis.convert.plugins import convert_guest, plan_guest
 from coriolis.errors import CoriolisError, InvalidInput
+from coriolis.parent import die_with_parent
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_ADDRESS_SPACE_BYTES = 8 << 30  # this process and, each for itself, the appliance
@@ -119,23 +117,15 @@ def main() -> None:
         (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
     ):
         resource.setrlimit(kind, (limit, limit))
+    die_with_parent(os.getppid())  # libguestfs's own recovery process then ends the appliance
     line = sys.stdin.buffer.readline(MAX_REQUEST_BYTES)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def say(text: str) -> None:
         out.write(json.dumps({"event": text}) + "\n")
 
     out.write(json.dumps(answer(line, say)) + "\n")
     out.flush()
-    os._exit(0)  # the thread still reads; nothing else is left to do
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 4096):
-        pass
-    if os.getpgrp() == os.getpid():  # started by worker_process: the appliance is in this group
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
+    os._exit(0)  # nothing is left to do
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import socket
 
 from coriolis.agent.lanes.malloc import keep_freed_memory
 from coriolis.agent.lanes.messages import MAX_PACKET_BYTES, HostStart, Serving, decode_to_host, encode_message
-from coriolis.agent.lanes.parent import die_with_parent
+from coriolis.parent import die_with_parent
 
 
 def main() -> None:
