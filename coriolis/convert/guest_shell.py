@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 MAX_OUTPUT_BYTES = 64 << 10
 _STATUS = "coriolis-status:"
-_TIMEOUT_STATUS = (124, 137)  # of timeout(1): ended, killed
+_TIMEOUT_STATUS = (124, 137, 143)  # of timeout(1): ended, killed; of busybox's: ended by SIGTERM
 
 
 def guest_command(words: Sequence[str], timeout_s: float) -> list[str]:
