@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from coriolis.convert.guestfs_guest import GuestfsGuest, ask
+from coriolis.convert.linux.devices import Devices
 from coriolis.convert.plugin import Say
 from coriolis.convert.text import shown
 from coriolis.convert.windows.paths import BOOT_PARTITION, DRIVE
@@ -25,7 +26,7 @@ class WindowsGuest(GuestfsGuest):
     """Implements ``OnVolume`` too."""
 
     def __init__(self, handle: Any, volume: VolumeFacts) -> None:
-        super().__init__(handle, {})
+        super().__init__(handle, Devices({}, 0))
         self.volume = volume
 
 
