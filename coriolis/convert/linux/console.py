@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 from coriolis.convert.guest import Guest, read_text
 from coriolis.convert.linux.installed import has_systemd
@@ -21,6 +22,12 @@ _DEFAULTS = re.compile(r"(?m)^([ \t]*GRUB_CMDLINE_LINUX=)([\"']?)([^\"'\n]*)\2[ 
 _KERNELOPTS = re.compile(r"(?m)^(kernelopts=)([^\n]*)$")
 
 
+class Edit(Protocol):
+    """A file's text with the console ``serial`` in it."""
+
+    def __call__(self, text: str, serial: str) -> str: ...
+
+
 def with_consoles(arguments: str, serial: str) -> str:
     """A kernel command line that writes to the screen and to ``serial``; the serial one last, if it was not there.
 
@@ -31,12 +38,8 @@ def with_consoles(arguments: str, serial: str) -> str:
     if "tty0" not in words:
         first = re.search(r"(?<!\S)console=", line)
         at = first.start() if first else len(line)
-        line = f"{line[:at].rstrip()} console=tty0 {line[at:]}".rstrip() if line[:at].strip() else _led(line[at:])
+        line = f"{line[:at].rstrip()} console=tty0 {line[at:]}".strip()
     return line if serial.partition(",")[0] in words else f"{line} console={serial}"
-
-
-def _led(rest: str) -> str:
-    return f"console=tty0 {rest}".rstrip()
 
 
 def in_grub(text: str, serial: str) -> str:
@@ -71,14 +74,19 @@ def in_environment(text: str, serial: str) -> str:
 def add_consoles(guest: Guest, serial: str, say: Say) -> None:
     """Edit every boot entry, and the defaults of later ones; a getty where systemd would not start one by itself."""
     for path, change in places(guest):
-        edit_file(guest, path, lambda text, change=change: change(text, serial), say)
+        edit_file(guest, path, partial(change, serial=serial), say, keep=False)
     _add_getty(guest, serial, say)
 
 
-def places(guest: Guest) -> list[tuple[str, Callable[[str, str], str]]]:
+def unchanged(guest: Guest, serial: str) -> list[str]:
+    """Paths that should have been edited and were not."""
+    return [path for path, change in places(guest) if change(old := read_text(guest, path), serial) != old]
+
+
+def places(guest: Guest) -> list[tuple[str, Edit]]:
     """Paths with kernel command lines that exist, each with its edit."""
     entries = [name for name in guest.listdir(ENTRIES) if name.endswith(".conf")][:MAX_ENTRIES]
-    found: list[tuple[str, Callable[[str, str], str]]] = [(path, in_grub) for path in GRUB_CONFIGS]
+    found: list[tuple[str, Edit]] = [(path, in_grub) for path in GRUB_CONFIGS]
     found += [(f"{ENTRIES}/{name}", in_entry) for name in entries]
     found += [(path, in_environment) for path in GRUB_ENVIRONMENTS]
     found += [("/etc/default/grub", in_defaults), ("/etc/kernel/cmdline", _in_command_line)]

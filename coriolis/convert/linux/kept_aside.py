@@ -26,15 +26,16 @@ def move_aside(guest: Guest, path: str) -> None:
     guest.remove(path)
 
 
-def edit_file(guest: Guest, path: str, change: Callable[[str], str], say: Say) -> bool:
-    """Write ``change`` of the text of ``path`` if that differs, keeping what was; whether it did."""
+def edit_file(guest: Guest, path: str, change: Callable[[str], str], say: Say, *, keep: bool = True) -> bool:
+    """Write ``change`` of the text of ``path`` if that differs, with ``keep`` keeping what was; whether it did."""
     if not guest.is_file(path):
         return False
     old = read_text(guest, path)
     new = change(old)
     if new == old:
         return False
-    keep_copy(guest, path)
+    if keep:
+        keep_copy(guest, path)
     guest.write(path, encode(new))
     say(f"{shown(path)}: edited")
     return True

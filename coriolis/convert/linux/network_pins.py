@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from coriolis.convert.guest import Guest, read_text
 from coriolis.convert.linux import network
@@ -51,7 +52,7 @@ def _replace_stale(guest: Guest, nics: Sequence[Nic], pairs: Sequence[tuple[str,
         for mac, name in pairs:
             stale = {old for old, bound in config.bound if bound == name and old not in have}
             if stale:
-                edit_file(guest, config.path, lambda text, gone=stale, new=mac: network.with_mac(text, gone, new), say)
+                edit_file(guest, config.path, partial(network.with_mac, old=stale, new=mac), say)
     stale_rule = any(old not in have for old, _ in network.rule_bindings(read_text(guest, network.RULES)))
     if pairs and stale_rule:
         edit_file(guest, network.RULES, lambda text: network.with_rules(text, pairs), say)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 
-from coriolis.convert.guest import Guest, read_text
+from coriolis.convert.guest import Guest
 from coriolis.convert.linux import boot_steps, content_steps
 from coriolis.convert.linux.families import families
 from coriolis.convert.linux.family import LinuxFamily, version_numbers
 from coriolis.convert.linux.inject import recorded
+from coriolis.convert.linux.release_files import os_release
 from coriolis.convert.linux.verify import verify
 from coriolis.convert.plugin import Facts, Finding, Job, Plan, Say, System
 from coriolis.convert.text import shown
 
-OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 _GENERIC = LinuxFamily(name="generic", oldest={})
 
 
@@ -39,37 +39,20 @@ class LinuxPlugin:
         return System("linux", self.name, shown(identity), shown(version), shown(title.strip()))
 
     def plan(self, guest: Guest, system: System, job: Job) -> Plan:
+        scripts, script_findings = content_steps.plan_scripts(guest, job)
         boot, boot_findings = boot_steps.plan(guest, self._family, system, job)
         content, content_findings = content_steps.plan(guest, self._family, system, job)
-        return Plan(system, (*boot, *content), (*_support(self._family, system), *boot_findings, *content_findings))
+        findings = (*_support(self._family, system), *script_findings, *boot_findings, *content_findings)
+        return Plan(system, (*scripts, *boot, *content), findings)
 
     def verify(self, guest: Guest, system: System, job: Job, facts: Facts, say: Say) -> None:
         verify(guest, job.platform, recorded(guest), job.efi, say)
+        content_steps.verify(guest, self._family, job, facts)
 
 
 def linux_plugins() -> tuple[LinuxPlugin, ...]:
     """One for each family; last the one that takes any Linux."""
     return (*(LinuxPlugin(family) for family in families()), LinuxPlugin(_GENERIC))
-
-
-def os_release(guest: Guest) -> dict[str, str]:
-    """The guest's os-release(5), unquoted; empty when it has none."""
-    text = next((text for path in OS_RELEASE if (text := read_text(guest, path))), "")
-    return parse_os_release(text)
-
-
-def parse_os_release(text: str) -> dict[str, str]:
-    """Assignments of os-release(5); lines that are none are left out."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        name, equals, value = line.strip().partition("=")
-        if not equals or not name.isidentifier():
-            continue
-        try:
-            found[name] = " ".join(shlex.split(value))
-        except ValueError:  # a quote that does not end
-            continue
-    return found
 
 
 def _support(family: LinuxFamily, system: System) -> list[Finding]:
@@ -85,9 +68,17 @@ def _support(family: LinuxFamily, system: System) -> list[Finding]:
     oldest = family.oldest.get(system.distribution)
     if oldest is None:
         return [Finding("info", "GUEST_DERIVATIVE", f"{system.title} is treated as one of the {family.name} family")]
-    if version_numbers(system.version) and version_numbers(system.version) < oldest:
-        wanted = ".".join(str(number) for number in oldest)
-        return [
-            Finding("warning", "GUEST_TOO_OLD", f"{system.title} is older than {wanted}, the oldest that is supported")
-        ]
+    number = version_numbers(system.version)
+    if number and number < oldest:
+        wanted = ".".join(str(part) for part in oldest)
+        message = f"{system.title} is older than {wanted}, the oldest that is supported"
+        return [Finding("warning", "GUEST_TOO_OLD", message)]
+    if number and number < family.best_effort.get(system.distribution, ()):
+        message = f"{system.title} is so old that its conversion is tried, not promised"
+        return [Finding("warning", "GUEST_BEST_EFFORT", message, "try it once before the day of the move")]
+    if system.distribution in family.long_term and not re.fullmatch(
+        family.long_term[system.distribution], system.version
+    ):
+        message = f"{system.title} is no release with long support: it is treated as its nearest one"
+        return [Finding("info", "GUEST_SHORT_LIVED", message)]
     return []
