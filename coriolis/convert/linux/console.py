@@ -18,7 +18,8 @@ GRUB_ENVIRONMENTS = ("/boot/grub2/grubenv", "/boot/grub/grubenv")
 MAX_ENTRIES = 100
 _KERNEL_LINE = re.compile(r"(?m)^([ \t]*(?:linux(?:16|efi)?|kernel)[ \t]+\S*vmlinu[xz]\S*)([^\n]*)$")
 _OPTIONS = re.compile(r"(?m)^(options[ \t]+)([^\n]*)$")
-_DEFAULTS = re.compile(r"(?m)^([ \t]*GRUB_CMDLINE_LINUX=)([\"']?)([^\"'\n]*)\2[ \t]*$")
+_DEFAULTS = re.compile(r"(?m)^([ \t]*GRUB_CMDLINE_LINUX=)([\"']?)([^\n]*?)\2[ \t]*$")
+_QUOTE = '"'
 _KERNELOPTS = re.compile(r"(?m)^(kernelopts=)([^\n]*)$")
 
 
@@ -59,7 +60,7 @@ def in_entry(text: str, serial: str) -> str:
 
 def in_defaults(text: str, serial: str) -> str:
     """``/etc/default/grub``, for the guest's next own update."""
-    return _DEFAULTS.sub(lambda m: f'{m[1]}"{with_consoles(m[3].strip(), serial)}"', text)
+    return _DEFAULTS.sub(lambda m: f"{m[1]}{m[2] or _QUOTE}{with_consoles(m[3].strip(), serial)}{m[2] or _QUOTE}", text)
 
 
 def in_environment(text: str, serial: str) -> str:

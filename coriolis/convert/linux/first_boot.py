@@ -1,6 +1,6 @@
 """What is left to the guest itself: scripts that run once, in the background, at its first start.
 
-``/usr/local/lib/coriolis/firstboot/run`` goes through ``scripts/``; what ended well is not repeated, ours are tried
+``run`` in ``/usr/local/lib/coriolis/firstboot`` goes through ``scripts/``; what ended well is not repeated, ours are tried
 at three starts, an operator's once. Everything goes to ``/var/log/coriolis-firstboot.log``. When nothing is left the
 unit disables itself. To undo: delete the unit and the directory.
 """
@@ -19,7 +19,6 @@ from coriolis.convert.text import encode
 from coriolis.errors import Corrupt
 
 TOP = "/usr/local/lib/coriolis/firstboot"
-RUN = f"{TOP}/run"
 SCRIPTS = f"{TOP}/scripts"
 STATE = "/var/lib/coriolis/firstboot"
 UNIT = "/etc/systemd/system/coriolis-firstboot.service"
@@ -38,7 +37,8 @@ def lay_down(guest: Guest, scripts: Mapping[str, bytes], say: Say) -> None:
         return
     for name, data in scripts.items():
         guest.write(f"{SCRIPTS}/{name}", data, 0o700)
-    guest.write(RUN, encode(texts.RUN), 0o755)
+    for name, text in texts.COMMON.items():
+        guest.write(f"{TOP}/{name}", encode(text), 0o755)
     if has_systemd(guest):
         guest.write(UNIT, encode(texts.UNIT), 0o644)
         guest.symlink(UNIT, WANTS)
@@ -61,7 +61,8 @@ def verify(guest: Guest, scripts: Sequence[str]) -> None:
         return
     starts = WANTS if has_systemd(guest) else f"{rc_directories(guest)[0]}/S99coriolis-firstboot"
     unit = (UNIT, texts.UNIT) if has_systemd(guest) else (INIT_SCRIPT, texts.INIT_SCRIPT)
-    lost = [path for path, text in ((RUN, texts.RUN), unit) if read_text(guest, path) != text]
+    common = [(f"{TOP}/{name}", text) for name, text in texts.COMMON.items()]
+    lost = [path for path, text in (*common, unit) if read_text(guest, path) != text]
     lost += [name for name in scripts if not guest.is_file(f"{SCRIPTS}/{name}")]
     lost += [] if guest.read_link(starts) else [starts]
     if lost:
@@ -72,24 +73,24 @@ def removal_script(
     tool: PackageTool, packages: Sequence[str], units: Sequence[str], uninstallers: Sequence[str]
 ) -> bytes:
     """Removes packages of the origin and then the masks of their units."""
-    body = texts.REMOVE_DPKG if tool == "dpkg" else texts.REMOVE_RPM
-    return _script(body, packages=packages, units=units, uninstallers=uninstallers)
+    words = {"packages": packages, "units": units, "uninstallers": uninstallers}
+    return _script(words, tool or "dpkg", "remove")
 
 
 def install_script(tool: PackageTool, packages: Sequence[str]) -> bytes:
     """Installs what was staged from the bundle, then ``packages`` from the guest's own repositories."""
-    return _script(texts.INSTALL_DPKG if tool == "dpkg" else texts.INSTALL_RPM, packages=packages)
+    return _script({"packages": packages}, tool or "dpkg", "install")
 
 
 def rebuild_script(command: Sequence[str]) -> bytes:
     """Makes the initramfs of the running kernel anew by the guest's own ``command``; the old one stays kept."""
-    words = " ".join(
-        '"$version"' if w == "{version}" else '"$path"' if w == "{path}" else shlex.quote(w) for w in command
-    )
-    return encode(texts.REBUILD.replace("@command@", words).replace("@program@", shlex.quote(command[0])))
+    places = {"{version}": '"$version"', "{path}": '"$path"'}
+    words = " ".join(places.get(word) or shlex.quote(word) for word in command)
+    return _script({"program": command[:1]}, "rebuild", define=f"rebuild() {{\n\t{words}\n}}\n")
 
 
-def _script(body: str, **words: Sequence[str]) -> bytes:
-    for name, values in words.items():
-        body = body.replace(f"@{name}@", " ".join(shlex.quote(value) for value in values))
-    return encode(body)
+def _script(words: Mapping[str, Sequence[str]], *common: str, define: str = "") -> bytes:
+    """A script that sets variables and goes on in files that are the same in every guest."""
+    lines = [f"{name}={shlex.quote(' '.join(values))}\n" for name, values in words.items()]
+    sources = [f". {TOP}/{name}\n" for name in common]
+    return encode("".join(["#!/bin/sh\n", *lines, define, *sources]))

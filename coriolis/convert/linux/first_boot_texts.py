@@ -99,16 +99,27 @@ rm -f /etc/rc[2345].d/S99coriolis-firstboot /etc/rc.d/rc[2345].d/S99coriolis-fir
 echo "complete" >>"$log"
 """
 
-_UNINSTALL = """\
-for program in @uninstallers@; do
+REMOVE = """\
+# Removes $packages, which belong to the former platform; their services ($units) are masked already.
+failed=0
+installed() {
+	for name in $packages; do
+		has "$name" && echo "$name"
+	done
+}
+names=$(installed)
+if [ -n "$names" ] && ! purge $names; then
+	for name in $names; do
+		purge "$name"
+	done
+	[ -z "$(installed)" ] || failed=1
+fi
+for program in $uninstallers; do
 	if [ -x "$program" ]; then
 		"$program" || failed=1
 	fi
 done
-"""
-
-_UNMASK = """\
-for unit in @units@; do
+for unit in $units; do
 	if [ ! -e "/usr/lib/systemd/system/$unit" ] && [ ! -e "/lib/systemd/system/$unit" ]; then
 		mask=/etc/systemd/system/$unit
 		[ "$(readlink "$mask" 2>/dev/null)" = /dev/null ] && rm -f "$mask"
@@ -117,123 +128,89 @@ done
 exit "$failed"
 """
 
-REMOVE_DPKG = (
-    """\
-#!/bin/sh
-# What belongs to the former platform. Its services are masked already.
-DEBIAN_FRONTEND=noninteractive
-export DEBIAN_FRONTEND
+INSTALL = """\
+# Installs $packages: from files that were brought along, then from the guest's own repositories.
 failed=0
-dpkg --force-confold --configure -a
-installed() {
-	for name in @packages@; do
-		case $(dpkg-query -W -f='${Status}' "$name" 2>/dev/null) in
-		*" installed") echo "$name" ;;
-		esac
-	done
-}
-names=$(installed)
-if [ -n "$names" ] && ! dpkg --purge $names; then
-	for name in $names; do
-		dpkg --purge "$name"
-	done
-	[ -z "$(installed)" ] || failed=1
-fi
-"""
-    + _UNINSTALL
-    + _UNMASK
-)
-
-REMOVE_RPM = (
-    """\
-#!/bin/sh
-# What belongs to the former platform. Its services are masked already.
-failed=0
-installed() {
-	for name in @packages@; do
-		rpm -q --quiet "$name" 2>/dev/null && echo "$name"
-	done
-}
-names=$(installed)
-if [ -n "$names" ] && ! rpm -e $names; then
-	for name in $names; do
-		rpm -e "$name"
-	done
-	[ -z "$(installed)" ] || failed=1
-fi
-"""
-    + _UNINSTALL
-    + _UNMASK
-)
-
-INSTALL_DPKG = """\
-#!/bin/sh
-# What the new platform wants: files that were brought along first, then the repositories.
-DEBIAN_FRONTEND=noninteractive
-export DEBIAN_FRONTEND
-failed=0
-set -- /var/lib/coriolis/packages/*.deb
+set -- /var/lib/coriolis/packages/*
 if [ -e "$1" ]; then
-	dpkg --force-confold -i "$@" || failed=1
+	install_files "$@" || failed=1
 fi
 missing=
-for name in @packages@; do
-	case $(dpkg-query -W -f='${Status}' "$name" 2>/dev/null) in
-	*" installed") ;;
-	*) missing="$missing $name" ;;
-	esac
-done
-[ -z "$missing" ] && exit "$failed"
-apt-get -q -o Acquire::Retries=1 update
-apt-get -y -q -o Dpkg::Options::=--force-confold install --no-install-recommends $missing || failed=1
-exit "$failed"
-"""
-
-INSTALL_RPM = """\
-#!/bin/sh
-# What the new platform wants: files that were brought along first, then the repositories.
-failed=0
-set -- /var/lib/coriolis/packages/*.rpm
-if [ -e "$1" ]; then
-	rpm -U --replacepkgs "$@" || failed=1
-fi
-missing=
-for name in @packages@; do
-	rpm -q --quiet "$name" 2>/dev/null || missing="$missing $name"
+for name in $packages; do
+	has "$name" || missing="$missing $name"
 done
 if [ -n "$missing" ]; then
-	if command -v dnf >/dev/null 2>&1; then
-		dnf -y -q install $missing || failed=1
-	elif command -v zypper >/dev/null 2>&1; then
-		zypper --non-interactive install --no-recommends $missing || failed=1
-	else
-		yum -y -q install $missing || failed=1
-	fi
+	failed=0
+	fetch $missing || failed=1
 fi
 if command -v systemctl >/dev/null 2>&1; then
-	for name in @packages@; do
-		systemctl enable "$name.service" 2>/dev/null && systemctl start --no-block "$name.service"
+	for name in $packages; do
+		systemctl enable "$name.service" >/dev/null 2>&1 && systemctl start --no-block "$name.service"
 	done
 fi
 exit "$failed"
+"""
+
+DPKG = """\
+# The guest's package tool, for remove and install.
+DEBIAN_FRONTEND=noninteractive
+export DEBIAN_FRONTEND
+dpkg --force-confold --configure -a
+has() {
+	case $(dpkg-query -W -f='${Status}' "$1" 2>/dev/null) in
+	*" installed") return 0 ;;
+	esac
+	return 1
+}
+purge() {
+	dpkg --purge "$@"
+}
+install_files() {
+	dpkg --force-confold -i "$@"
+}
+fetch() {
+	apt-get -q -o Acquire::Retries=1 update
+	apt-get -y -q -o Dpkg::Options::=--force-confold install --no-install-recommends "$@"
+}
+"""
+
+RPM = """\
+# The guest's package tool, for remove and install.
+has() {
+	rpm -q --quiet "$1" 2>/dev/null
+}
+purge() {
+	rpm -e "$@"
+}
+install_files() {
+	rpm -U --replacepkgs "$@"
+}
+fetch() {
+	if command -v dnf >/dev/null 2>&1; then
+		dnf -y -q install "$@"
+	elif command -v zypper >/dev/null 2>&1; then
+		zypper --non-interactive install --no-recommends "$@"
+	else
+		yum -y -q install "$@"
+	fi
+}
 """
 
 REBUILD = """\
-#!/bin/sh
-# The initramfs of this kernel, made by the guest's own tool in place of the one with an archive appended.
+# The initramfs of this kernel, made by the guest's own tool ($program) in place of the one with an archive appended.
 version=$(uname -r)
 path=
 for one in "/boot/initrd.img-$version" "/boot/initramfs-$version.img" "/boot/initrd-$version"; do
 	[ -f "$one" ] && path=$one && break
 done
 [ -n "$path" ] || exit 0
-command -v @program@ >/dev/null 2>&1 || exit 0
+command -v "$program" >/dev/null 2>&1 || exit 0
 kept=/var/lib/coriolis/before$path
 mkdir -p "${kept%/*}"
 cp -p "$path" "$kept.new" || exit 1
 mv "$kept.new" "$kept"
 size=$(wc -c <"$kept")
-if @command@ && [ "$(wc -c <"$path")" -gt $((size / 8)) ]; then
+if rebuild && [ "$(wc -c <"$path")" -gt $((size / 8)) ]; then
 	echo "$path was made anew; the one before is $kept"
 	exit 0
 fi
@@ -242,3 +219,6 @@ sync
 echo "$path was put back as it was"
 exit 1
 """
+
+COMMON = {"run": RUN, "dpkg": DPKG, "rpm": RPM, "remove": REMOVE, "install": INSTALL, "rebuild": REBUILD}
+"""The files beside ``scripts/``, by name."""
