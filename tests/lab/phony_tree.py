@@ -179,7 +179,8 @@ def kernel(top: Path, distro: Distro) -> None:
     if distro.is_deb:
         put(top, "/etc/initramfs-tools/modules", "# List of modules\n")
         put(top, "/etc/initramfs-tools/initramfs.conf", "MODULES=dep\n")
-        put(top, "/usr/sbin/update-initramfs", elf(), 0o755)
+        for name in ("update-initramfs", "mkinitramfs"):
+            put(top, f"/usr/sbin/{name}", elf(), 0o755)
     else:
         put(top, "/etc/dracut.conf", "# phony\n")
         (top / "etc/dracut.conf.d").mkdir(exist_ok=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 
-from coriolis.convert.guest import Guest
+from coriolis.convert.guest import Guest, read_text
 from coriolis.convert.linux import boot_steps, content_steps
 from coriolis.convert.linux.families import families
 from coriolis.convert.linux.family import LinuxFamily, version_numbers
 from coriolis.convert.linux.inject import recorded
-from coriolis.convert.linux.release_files import os_release
+from coriolis.convert.linux.release import OS_RELEASE, RELEASE_FILES, release_from
 from coriolis.convert.linux.verify import verify
 from coriolis.convert.plugin import Facts, Finding, Job, Plan, Say, System
 from coriolis.convert.text import shown
@@ -53,6 +54,26 @@ class LinuxPlugin:
 def linux_plugins() -> tuple[LinuxPlugin, ...]:
     """One for each family; last the one that takes any Linux."""
     return (*(LinuxPlugin(family) for family in families()), LinuxPlugin(_GENERIC))
+
+
+def os_release(guest: Guest) -> dict[str, str]:
+    """The guest's os-release(5), unquoted, or the like from what older distributions have; empty without any."""
+    text = next((text for path in OS_RELEASE if (text := read_text(guest, path))), "")
+    return parse_os_release(text) or release_from({path: read_text(guest, path) for path in RELEASE_FILES})
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """Assignments of os-release(5); lines that are none are left out."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if not equals or not name.isidentifier():
+            continue
+        try:
+            found[name] = " ".join(shlex.split(value))
+        except ValueError:  # a quote that does not end
+            continue
+    return found
 
 
 def _support(family: LinuxFamily, system: System) -> list[Finding]:

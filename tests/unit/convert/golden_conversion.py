@@ -109,7 +109,7 @@ def changes(before: Tree, after: Tree) -> str:
     out: list[str] = []
     for path in sorted({*before, *after}):
         old, new = before.get(path, ""), after.get(path, "")
-        if path.startswith(LEFT_OUT) or (path in before) == (path in after) and old == new:
+        if path.startswith(LEFT_OUT) or ((path in before) == (path in after) and old == new):
             continue
         if path in SAME_IN_EVERY_GUEST:
             out.append(f"added {path}, the same in every guest\n")
