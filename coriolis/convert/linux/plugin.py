@@ -8,12 +8,11 @@ from coriolis.convert.guest import Guest, read_text
 from coriolis.convert.linux import boot_steps, content_steps
 from coriolis.convert.linux.families import families
 from coriolis.convert.linux.family import LinuxFamily, version_numbers
-from coriolis.convert.linux.inject import recorded
-from coriolis.convert.linux.verify import verify
+from coriolis.convert.linux.release import OS_RELEASE, RELEASE_FILES, release_from
+from coriolis.convert.linux.verify import verify_boot
 from coriolis.convert.plugin import Facts, Finding, Job, Plan, Say, System
 from coriolis.convert.text import shown
 
-OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 _GENERIC = LinuxFamily(name="generic", oldest={})
 
 
@@ -44,7 +43,7 @@ class LinuxPlugin:
         return Plan(system, (*boot, *content), (*_support(self._family, system), *boot_findings, *content_findings))
 
     def verify(self, guest: Guest, system: System, job: Job, facts: Facts, say: Say) -> None:
-        verify(guest, job.platform, recorded(guest), job.efi, say)
+        verify_boot(guest, job, facts, say)
 
 
 def linux_plugins() -> tuple[LinuxPlugin, ...]:
@@ -53,9 +52,9 @@ def linux_plugins() -> tuple[LinuxPlugin, ...]:
 
 
 def os_release(guest: Guest) -> dict[str, str]:
-    """The guest's os-release(5), unquoted; empty when it has none."""
+    """The guest's os-release(5), unquoted, or the like from what older distributions have; empty without any."""
     text = next((text for path in OS_RELEASE if (text := read_text(guest, path))), "")
-    return parse_os_release(text)
+    return parse_os_release(text) or release_from({path: read_text(guest, path) for path in RELEASE_FILES})
 
 
 def parse_os_release(text: str) -> dict[str, str]:
