@@ -31,7 +31,7 @@ def unpacked(kind: str, data: Buffer, limit: int = MAX_UNPACKED_BYTES) -> tuple[
     a tool is missing.
     """
     if kind in ("zstd", "lz4", "lzo"):
-        end = {"zstd": zstd_end, "lz4": lz4_end}.get(kind, len)(data)
+        end = {"zstd": zstd_end, "lz4": lz4_end, "lzo": lzop_end}[kind](data)
         tool, package = {"zstd": ("zstd", "zstd"), "lz4": ("lz4", "lz4"), "lzo": ("lzop", "lzop")}[kind]
         return run_tool((tool, "-dc"), package, data[:end], limit), end
     try:
@@ -95,6 +95,26 @@ def lz4_end(data: Buffer) -> int:
     if at > len(data):
         raise Corrupt("an lz4 stream of the guest is cut off")
     return at
+
+
+def lzop_end(data: Buffer) -> int:
+    """Where the lzop file at the start of ``data`` ends (layout as in the kernel's decompress_unlzo.c). Raises Corrupt."""
+    try:
+        (version,) = struct.unpack_from(">H", data, 9)
+        newer = version >= 0x0940
+        at = 9 + (6 if newer else 4) + (2 if newer else 1)
+        (flags,) = struct.unpack_from(">I", data, at)
+        at += 4 + (4 if flags & 0x800 else 0) + (12 if newer else 8)
+        at += 1 + data[at] + 4
+        plain_sums, packed_sums = (sum(4 for bit in bits if flags & bit) for bits in ((0x1, 0x100), (0x2, 0x200)))
+        while True:
+            (plain,) = struct.unpack_from(">I", data, at)
+            if plain == 0:
+                return at + 4
+            (packed,) = struct.unpack_from(">I", data, at + 4)
+            at += 8 + plain_sums + (packed_sums if packed < plain else 0) + packed
+    except (struct.error, IndexError) as error:
+        raise Corrupt("an lzo stream of the guest is cut off") from error
 
 
 def _by_zlib(data: Buffer, limit: int) -> tuple[bytes, int]:

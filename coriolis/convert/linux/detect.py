@@ -18,7 +18,7 @@ MOUNTED_TOO = ("/boot", "/boot/efi", "/efi", "/usr", "/var", "/var/lib")
 MAX_FILE_SYSTEMS = 200
 MAX_SUBVOLUMES = 500
 MAX_ROOT_CANDIDATES = 40
-_SUBVOLUME = re.compile(r"btrfsvol:(/dev/[^/]+(?:/[^/]+)?)/(.+)")
+_SUBVOLUME = re.compile(r"btrfsvol:(/dev/(?:[sv]d[a-z]+\d*|md\d+|[^/]+/[^/]+))/(.+)")
 _FIRST_SUBVOLUMES = ("@", "root", "rootfs", "@rootfs", "@/.snapshots/1/snapshot")
 _MOUNT_OPTION = re.compile(r"(subvol=[^\s,]{1,200}|subvolid=\d{1,20})")
 
