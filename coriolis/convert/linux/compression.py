@@ -98,7 +98,7 @@ def lz4_end(data: Buffer) -> int:
 
 
 def lzop_end(data: Buffer) -> int:
-    """Where the lzop file at the start of ``data`` ends (layout as in the kernel's decompress_unlzo.c). Raises Corrupt."""
+    """Where the lzop file at the start of ``data`` ends, by the kernel's decompress_unlzo.c. Raises Corrupt."""
     try:
         (version,) = struct.unpack_from(">H", data, 9)
         newer = version >= 0x0940

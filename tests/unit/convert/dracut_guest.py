@@ -1,4 +1,4 @@
-"""The smallest RHEL with dracut that a conversion accepts: compressed modules, a hostonly image that knows old disks."""
+"""The smallest RHEL with dracut that a conversion accepts: compressed modules, an image that knows old disks."""
 
 from __future__ import annotations
 
