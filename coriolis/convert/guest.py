@@ -76,6 +76,12 @@ class Guest(Protocol):
         """UUID of what lies on a device the guest calls ``device``, whatever its bus; None when unknown."""
         ...
 
+    def has_device(self, name: str) -> bool:
+        """Whether exactly one of the guest's disks has what ``name`` means: a tag such as ``UUID=``, a path below
+        ``/dev``.
+        """
+        ...
+
 
 def read(guest: Guest, path: str, limit: int = MAX_TEXT_BYTES) -> bytes:
     """The whole file. Raises Unsupported when it is longer than ``limit`` bytes."""

@@ -29,6 +29,7 @@ from coriolis.errors import CoriolisError, InvalidInput
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_ADDRESS_SPACE_BYTES = 8 << 30  # this process and, each for itself, the appliance
+LUKS_MEMORY_MB = 2048
 MAX_FILE_BYTES = 8 << 30  # the appliance's own sparse root has 4 GiB
 
 
@@ -40,7 +41,7 @@ def convert(request: dict[str, Any], say: Say) -> dict[str, Any]:
     job = job_from(request["job"])
     times: dict[str, float] = {}
     started = time.monotonic()
-    with launched(request["disks"], request["accelerator"], request["memory_mb"]) as handle:
+    with launched(request["disks"], request["accelerator"], appliance_memory_mb(request["memory_mb"], job)) as handle:
         times["launch"] = time.monotonic() - started
         say(f"appliance started ({request['accelerator']}) in {times['launch']:.1f} s")
         guest = mount_guest(handle, job.passphrases, say)
@@ -60,13 +61,18 @@ def inspect(request: dict[str, Any], say: Say) -> dict[str, Any]:
     from coriolis.convert.mount import mount_guest
 
     job = job_from(request["job"])
-    with launched(request["disks"], request["accelerator"], request["memory_mb"]) as handle:
+    with launched(request["disks"], request["accelerator"], appliance_memory_mb(request["memory_mb"], job)) as handle:
         plan = plan_guest(mount_guest(handle, job.passphrases, say), job)
     return {
         "system": asdict(plan.system),
         "steps": [{"name": step.name, "title": step.title} for step in plan.steps],
         "findings": [asdict(finding) for finding in plan.findings],
     }
+
+
+def appliance_memory_mb(asked_mb: int, job: Job) -> int:
+    """LUKS 2 takes up to 1 GiB to turn a passphrase into a key (argon2id), which must fit beside the appliance."""
+    return max(asked_mb, LUKS_MEMORY_MB) if job.passphrases else asked_mb
 
 
 def job_from(document: dict[str, Any]) -> Job:

@@ -8,7 +8,10 @@ text.
 
 from __future__ import annotations
 
+import os
 import posixpath
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,12 +20,17 @@ from typing import Any, TypeVar
 import guestfs
 
 from coriolis.convert.guest import MAX_LISTING
-from coriolis.convert.linux import detect
+from coriolis.convert.linux.devices import Devices
 from coriolis.convert.text import shown
-from coriolis.errors import Corrupt, Unavailable, Unsupported
+from coriolis.errors import Corrupt, TimedOut, Unavailable, Unsupported
 
 PIECE_BYTES = 1 << 20  # the appliance's protocol carries at most 4 MiB a message
 MAX_OUTPUT_CHARS = 64 << 10
+MAX_LAST_WORDS = 300
+KILL_GRACE_S = 30.0
+_STATUS = "coriolis-status:"
+_TIMEOUT_STATUS = (124, 137)  # of timeout(1): ended, killed
+_SELINUX = "security.selinux"
 
 _T = TypeVar("_T")
 
@@ -62,9 +70,9 @@ def launched(disks: Sequence[str], accelerator: str, memory_mb: int) -> Iterator
 class GuestfsGuest:
     """Implements ``coriolis.convert.guest.Guest`` over what is mounted in the appliance."""
 
-    def __init__(self, handle: Any, uuids: dict[str, str]) -> None:
+    def __init__(self, handle: Any, devices: Devices) -> None:
         self._g = handle
-        self._uuids = uuids
+        self._devices = devices
 
     def is_file(self, path: str) -> bool:
         return bool(ask(f"look at {path}", lambda: self._g.is_file(path, followsymlinks=True)))
@@ -97,7 +105,10 @@ class GuestfsGuest:
         if not self.is_file(path) and ask(f"look at {path}", lambda: self._g.exists(path)):
             raise Unsupported(f"{shown(path)} of the guest is no regular file")  # a pipe would hang us
         self._make_directory_of(path)
+        is_new = not self.is_file(path)
         ask(f"write {path}", lambda: self._g.write(path, data[:PIECE_BYTES]))
+        if is_new:
+            self._label_as_its_directory(path)
         if len(data) > PIECE_BYTES:
             self.write_at(path, PIECE_BYTES, data[PIECE_BYTES:])
         if mode is not None:
@@ -132,28 +143,69 @@ class GuestfsGuest:
         ask(f"link {path}", lambda: self._g.ln_sf(target, path))
 
     def run(self, command: Sequence[str], *, timeout_s: float) -> str:
-        """Not yet limited in time by itself: the worker is."""
+        """libguestfs binds /dev, /proc and /sys of the appliance into the guest's tree for it. A program that outlives
+        its time even so takes the appliance with it, and so the conversion.
+        """
+        name, ended = shown(command[0]), threading.Event()
+        watch = threading.Timer(timeout_s + KILL_GRACE_S, self._stop_appliance, (ended,))
+        watch.start()
         try:
-            return shown_output(self._g.command(list(command)))
-        except RuntimeError as error:
-            raise Unavailable(f"the guest's {shown(command[0])} failed: {shown(str(error)[-300:])}") from error
+            status, output = outcome(self._g.command(guest_command(command, timeout_s)))
+        except (RuntimeError, UnicodeError) as error:
+            if ended.is_set():
+                raise TimedOut(f"the guest's {name} did not end within {timeout_s:.0f} s") from error
+            raise Unavailable(f"the guest's {name} cannot be run: {shown(_first_line(error))}") from error
+        finally:
+            watch.cancel()
+        if status in _TIMEOUT_STATUS:
+            raise TimedOut(f"the guest's {name} did not end within {timeout_s:.0f} s")
+        if status != 0:
+            raise Unavailable(f"the guest's {name} failed with status {status}: {shown(output[-MAX_LAST_WORDS:])}")
+        return output
+
+    def _stop_appliance(self, ended: threading.Event) -> None:
+        ended.set()
+        os.kill(int(self._g.get_pid()), signal.SIGKILL)
 
     def free_bytes(self, path: str) -> int:
         stat = ask(f"look at {path}", lambda: self._g.statvfs(path))
         return int(stat["bavail"]) * int(stat["bsize"])
 
     def uuid_of(self, device: str) -> str | None:
-        return self._uuids.get(detect.appliance_device(device))
+        return self._devices.uuid_of(device)
+
+    def has_device(self, name: str) -> bool:
+        return self._devices.find(name) is not None
 
     def _make_directory_of(self, path: str) -> None:
         parent = posixpath.dirname(path)
         if not self.is_dir(parent):
             ask(f"make {parent}", lambda: self._g.mkdir_p(parent))
 
+    def _label_as_its_directory(self, path: str) -> None:
+        """Give a new file the SELinux label that a running guest would: the one of its directory."""
+        try:
+            label: bytes = self._g.lgetxattr(posixpath.dirname(path), _SELINUX)
+            self._g.lsetxattr(_SELINUX, label, len(label), path)
+        except RuntimeError:
+            return  # no SELinux in this guest, or a file system without attributes
 
-def shown_output(text: str) -> str:
-    """The last 64 KiB of what a program of the guest printed."""
-    return text[-MAX_OUTPUT_CHARS:]
+
+def guest_command(words: Sequence[str], timeout_s: float) -> list[str]:
+    """``words`` wrapped for the guest's shell: no input, both outputs cut at 64 KiB, and its exit status as the last
+    line, for a pipe would hide it. The guest's ``timeout``, where it has one, ends the program alone.
+    """
+    limit = f"$(command -v timeout >/dev/null && echo timeout -k 10 {timeout_s:.0f})"
+    script = f'{{ {limit} "$@" </dev/null 2>&1; echo "{_STATUS}$?"; }} | tail -c {MAX_OUTPUT_CHARS}'
+    return ["/bin/sh", "-c", script, "coriolis", *words]
+
+
+def outcome(output: str) -> tuple[int, str]:
+    """(exit status, what was printed) of a ``guest_command``; status -1 when the shell never said it."""
+    text, mark, status = output.rpartition(_STATUS)
+    if not mark or not status.strip().isdigit():
+        return -1, output[-MAX_OUTPUT_CHARS:]
+    return int(status), text.rstrip("\n")
 
 
 def _first_line(error: Exception) -> str:

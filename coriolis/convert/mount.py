@@ -8,85 +8,123 @@ from typing import Any
 
 from coriolis.convert.guestfs_guest import GuestfsGuest, ask
 from coriolis.convert.linux import detect
+from coriolis.convert.linux.devices import Devices, array_names, mapped_names
+from coriolis.convert.linux.release import OS_RELEASE, RELEASE_FILES
 from coriolis.convert.plugin import Say
 from coriolis.convert.text import decode, shown
 from coriolis.errors import Corrupt, Unsupported
 
-MAX_FSTAB_BYTES = 256 << 10
-_OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
+MAX_TABLE_BYTES = 256 << 10
+MAX_ENCRYPTED_DEVICES = 16
+MAX_PASSPHRASES = 8
+_TAGS = {"UUID": "UUID", "LABEL": "LABEL", "PART_ENTRY_UUID": "PARTUUID", "PART_ENTRY_NAME": "PARTLABEL"}
+_MDADM = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 
 
 def mount_guest(handle: Any, passphrases: Sequence[str], say: Say) -> GuestfsGuest:
     """Find the one system, mount it read-write. Raises Unsupported, Corrupt."""
     systems: dict[str, str] = ask("list file systems", handle.list_filesystems)
-    if len(systems) > detect.MAX_FILE_SYSTEMS:
-        raise Unsupported(f"the disks hold more than {detect.MAX_FILE_SYSTEMS} file systems")
-    encrypted = "crypto_LUKS" in systems.values()
-    roots = [root for device in sorted(systems) if (root := _root_on(handle, device, systems[device]))]
-    if not roots:
-        roots = _roots_by_inspection(handle)
-    root = detect.only_root(roots, encrypted)
-    points, messages = detect.mounts(root, lambda name: _resolve(handle, systems, name))
+    encrypted = sorted(device for device, kind in systems.items() if kind == "crypto_LUKS")
+    opened = _open_encrypted(handle, encrypted, passphrases, say)
+    if opened:
+        systems = ask("list file systems", handle.list_filesystems)
+    plain, subvolumes = detect.split_file_systems(systems)
+    closed = [device for device in encrypted if device not in opened]
+    root = detect.only_root(_roots(handle, plain, subvolumes), closed)
+
+    devices = Devices(_tags(handle, plain), len(ask("list disks", handle.list_devices)))
+    for uuid in devices.doubled():
+        say(f"two file systems have the UUID {shown(uuid)}: it is not used")
+    ask("mount the root", lambda: handle.mount(root.device, "/"))
+    devices.aliases |= _aliases(handle, root, opened, devices.find)
+    points, messages = detect.mounts(root, devices.find)
     for message in messages:
         say(message)
-    for point, device in points:
-        ask(f"mount {point}", partial(handle.mount, device, point))
-    return GuestfsGuest(handle, _uuids(handle, systems, say))
+    for one in points[1:]:
+        if one.options:
+            ask(f"mount {one.point}", partial(handle.mount_options, one.options, one.device, one.point))
+        else:
+            ask(f"mount {one.point}", partial(handle.mount, one.device, one.point))
+    return GuestfsGuest(handle, devices)
 
 
-def _root_on(handle: Any, device: str, kind: str) -> detect.Root | None:
-    if kind not in detect.ROOT_FILE_SYSTEMS:
-        return None
+def _open_encrypted(handle: Any, encrypted: Sequence[str], passphrases: Sequence[str], say: Say) -> dict[str, str]:
+    """Encrypted device -> what it became, for those that a passphrase opens."""
+    if len(encrypted) > MAX_ENCRYPTED_DEVICES:
+        raise Unsupported(f"the disks hold more than {MAX_ENCRYPTED_DEVICES} encrypted devices")
+    opened = {}
+    for number, device in enumerate(encrypted):
+        for passphrase in passphrases[:MAX_PASSPHRASES]:
+            name = f"coriolis-luks-{number}"
+            try:
+                handle.cryptsetup_open(device, passphrase, name)
+            except RuntimeError:
+                continue  # not this one's; the message of libguestfs would say no more
+            opened[device] = f"/dev/mapper/{name}"
+            say(f"{shown(device)} is encrypted and was opened")
+            break
+    if opened:
+        ask("look for volume groups", lambda: handle.lvm_scan(True))
+    return opened
+
+
+def _roots(handle: Any, plain: dict[str, str], subvolumes: list[str]) -> list[detect.Root]:
+    candidates = [device for device in sorted(plain) if plain[device] in detect.ROOT_FILE_SYSTEMS]
+    roots = [root for device in candidates if (root := _root_on(handle, device))]
+    if not roots:  # the default subvolume of a btrfs is not its root everywhere
+        found = [root for name in detect.root_subvolumes(subvolumes) if (root := _root_on(handle, name))]
+        roots = [root for root in found if detect.is_its_own_root(root)]
+    return roots
+
+
+def _root_on(handle: Any, device: str) -> detect.Root | None:
     try:
         handle.mount_ro(device, "/")
     except RuntimeError:
         return None  # a damaged file system beside the root is the guest's own matter
     try:
-        release = next((path for path in _OS_RELEASE if handle.is_file(path, followsymlinks=True)), None)
-        if release is None or not handle.is_file("/etc/fstab", followsymlinks=True):
+        release = any(_has(handle, path) for path in (*OS_RELEASE, *RELEASE_FILES))
+        # /usr apart holds what a link of the root leads to, so the link itself must count
+        release = release or bool(handle.is_symlink("/etc/os-release"))
+        if not release or not _has(handle, "/etc/fstab"):
             return None
-        texts = [decode(handle.pread(path, MAX_FSTAB_BYTES, 0)) for path in ("/etc/fstab", release)]
-        return detect.Root(device, *texts)
+        return detect.Root(device, _table(handle, "/etc/fstab"))
     except RuntimeError as error:
         raise Corrupt(f"the file system on {shown(device)} cannot be read: {shown(error)}") from error
     finally:
         handle.umount_all()
 
 
-def _roots_by_inspection(handle: Any) -> list[detect.Root]:
-    """The slow way, for roots in btrfs subvolumes and the like."""
-    devices: list[str] = ask("inspect the disks", handle.inspect_os)
-    return [root for device in devices if (root := _root_on(handle, device, "btrfs"))]
+def _has(handle: Any, path: str) -> bool:
+    return bool(handle.is_file(path, followsymlinks=True))
 
 
-def _resolve(handle: Any, systems: dict[str, str], name: str) -> str | None:
-    try:
-        for prefix, find in (
-            ("UUID=", handle.findfs_uuid),
-            ("/dev/disk/by-uuid/", handle.findfs_uuid),
-            ("LABEL=", handle.findfs_label),
-            ("/dev/disk/by-label/", handle.findfs_label),
-        ):
-            if name.startswith(prefix):
-                return str(find(name.removeprefix(prefix).strip("\"'")))
-    except RuntimeError:
-        return None
-    device = detect.same_lvm(detect.appliance_device(name))
-    return device if device in systems else None
+def _table(handle: Any, path: str) -> str:
+    """The start of a file of the mounted root, empty when there is none."""
+    return decode(handle.pread(path, MAX_TABLE_BYTES, 0)) if _has(handle, path) else ""
 
 
-def _uuids(handle: Any, systems: dict[str, str], say: Say) -> dict[str, str]:
-    """Device -> UUID; a UUID that two devices claim is nobody's, for the kernel would take either."""
-    found: dict[str, str] = {}
-    for device in systems:
+def _tags(handle: Any, plain: dict[str, str]) -> dict[str, dict[str, str]]:
+    found = {}
+    for device in plain:
         try:
-            uuid = str(handle.vfs_uuid(device))
+            tags: dict[str, str] = handle.blkid(device)
         except RuntimeError:
-            continue
-        if uuid and all(char.isalnum() or char == "-" for char in uuid):
-            found[device] = uuid
-    claims = list(found.values())
-    twice = {uuid for uuid in claims if claims.count(uuid) > 1}
-    for uuid in sorted(twice):
-        say(f"two file systems have the UUID {uuid}: it is not used")
-    return {device: uuid for device, uuid in found.items() if uuid not in twice}
+            tags = {}
+        found[device] = {ours: tags[theirs] for theirs, ours in _TAGS.items() if tags.get(theirs)}
+    return found
+
+
+def _aliases(handle: Any, root: detect.Root, opened: dict[str, str], find: detect.Resolve) -> dict[str, str]:
+    """Names that the guest's own tables give: of opened encrypted devices, of arrays, of the root."""
+    names = ask("read crypttab", lambda: mapped_names(_table(handle, "/etc/crypttab"), opened, find))
+    arrays = {}
+    for device in ask("list arrays", handle.list_md_devices):
+        detail: dict[str, str] = ask(f"look at {device}", partial(handle.md_detail, device))
+        arrays[detail.get("uuid", "").lower().replace(":", "")] = device
+    for path in _MDADM if arrays else ():
+        names |= array_names(ask(f"read {path}", partial(_table, handle, path)), arrays)
+    name = detect.root_name(root.fstab)
+    if name.startswith("/dev/") and name not in names and find(name) is None:
+        names[name] = detect.plain_device(root.device)  # a name of the old bus: the root is what was found
+    return names

@@ -46,6 +46,7 @@ class Machine:
     mac: str = DEFAULT_MAC
     memory_mb: int = 1024
     cpus: int = 2
+    more_disks: tuple[Path, ...] = ()
 
 
 class BootFailed(Exception):
@@ -65,8 +66,13 @@ def qemu_command(machine: Machine, run_dir: Path) -> list[str]:
     command += ["-serial", f"unix:{run_dir}/con,server=on,wait=off"]
     disk = f"file={machine.disk},format={machine.disk_format},snapshot=on,cache=unsafe"
     command += ["-drive", f"id=d0,if=none,{disk}"]
+    for number, more in enumerate(machine.more_disks, 1):
+        command += ["-drive", f"id=d{number},if=none,file={more},format={machine.disk_format},snapshot=on,cache=unsafe"]
     command += ["-netdev", "user,id=n0,net=192.168.77.0/24,host=192.168.77.1,restrict=on"]
     command += _vmware_devices(machine.mac) if vmware else _virtio_devices(machine)
+    for number in range(1, len(machine.more_disks) + 1):
+        kind = "virtio-blk-pci,drive=d{}" if machine.profile == "virtio" else "scsi-hd,drive=d{},bus=s0.0"
+        command += ["-device", kind.format(number)]
     if machine.uefi:
         shutil.copy(OVMF_VARS, run_dir / "vars.fd")  # empty variables: only the fallback loader can start
         command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"]
@@ -141,6 +147,10 @@ class Console:
             self.wait_for(answer, ANSWER_TIMEOUT_S, start=start, failures=False)
         self.run("PS1=; stty -echo cols 200")
 
+    def answer(self, text: str) -> None:
+        """Type a line, say a passphrase."""
+        self._socket.sendall(text.encode() + b"\n")
+
     def run(self, command: str) -> tuple[int, str]:
         """Run a shell command in the guest; its exit status and what it printed."""
         start, mark = len(self.text), f"done-{time.monotonic_ns()}-"
@@ -167,6 +177,7 @@ def format_of(disk: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("disk", type=Path)
+    parser.add_argument("--disk", type=Path, action="append", default=[], dest="more_disks", metavar="FURTHER_DISK")
     parser.add_argument("--profile", choices=["vmware", "virtio", "virtio-scsi"], default="virtio")
     parser.add_argument("--uefi", action="store_true")
     parser.add_argument("--format")
@@ -184,6 +195,7 @@ def main() -> int:
         uefi=args.uefi,
         mac=args.mac,
         memory_mb=args.memory_mb,
+        more_disks=tuple(args.more_disks),
     )
     started = time.monotonic()
     try:

@@ -1,8 +1,8 @@
 """Convert a raw disk file: ``python -m tests.lab.convert_disk REPLICA VOLUME --work-dir DIR``.
 
-VOLUME holds a copy of REPLICA and is written. Events go to standard output with the seconds since the start,
-then the result as JSON. ``--kill-after-writes N`` ends the process by SIGKILL before write N + 1 to the
-volume.
+VOLUME holds a copy of REPLICA and is written; ``--second`` gives the same for a further disk. Events go to standard
+output with the seconds since the start, then the result as JSON. ``--kill-after-writes N`` ends the process by SIGKILL
+before write N + 1 to the volume.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("--state-dir", type=Path)
     parser.add_argument("--mac", action="append", metavar="MAC[=NAME]")
     parser.add_argument("--uefi", action="store_true")
+    parser.add_argument("--second", type=Path, nargs=2, metavar=("REPLICA", "VOLUME"))
+    parser.add_argument("--way", choices=["auto", "fast", "full"], default="auto")
+    parser.add_argument("--passphrase", action="append", default=[])
     parser.add_argument("--identity", default="replica-1")
     parser.add_argument("--kill-after-writes", type=int)
     asyncio.run(run(parser.parse_args()))
@@ -46,19 +49,16 @@ async def run(args: argparse.Namespace) -> None:
             left -= 1
 
     nics = tuple(NicIdentity(*nic.split("=", 1)) for nic in args.mac or [DEFAULT_MAC])
-    request = ConversionRequest("linux", "kvm", "EFI" if args.uefi else "BIOS", args.identity, nics)
+    request = ConversionRequest("linux", "kvm", "EFI" if args.uefi else "BIOS", args.identity, nics, args.way)
     started = time.monotonic()
-    reader, writer = (
-        FileVolume(args.replica),
-        FileVolume(args.volume, writable=True, before_write=before_write),
-    )
+    pairs = [(args.replica, args.volume), *([args.second] if args.second else [])]
     result = await convert(
         request,
-        [reader],
-        [writer],
+        [FileVolume(replica) for replica, _ in pairs],
+        [FileVolume(volume, writable=True, before_write=before_write) for _, volume in pairs],
         args.work_dir,
         lambda text: print(f"[{time.monotonic() - started:5.1f}] {text}", flush=True),
-        settings=ConversionSettings(state_dir=args.state_dir),
+        settings=ConversionSettings(state_dir=args.state_dir, passphrases=tuple(args.passphrase)),
     )
     print(msgspec.json.encode(result).decode(), flush=True)
 

@@ -66,6 +66,14 @@ class Writer:
         self._add_directories(posixpath.dirname(name))
         self._entry(name, stat.S_IFREG | permissions, data, links=1)
 
+    def replace_file(self, name: str, data: bytes, permissions: int = 0o644) -> None:
+        """Put ``data`` in place of a file that the earlier archive has; its directories are there."""
+        self._entry(name, stat.S_IFREG | permissions, data, links=1)
+
+    def replace_by_link(self, name: str, target: str) -> None:
+        """Put a symbolic link in place of a file that the earlier archive has."""
+        self._entry(name, stat.S_IFLNK | 0o777, target.encode(), links=1)
+
     def finish(self) -> bytes:
         """The archive with its trailer, padded with zeroes to 512 bytes."""
         self._entry(TRAILER, 0, b"", links=1)
@@ -95,20 +103,40 @@ class Member:
     mode: int
     data: memoryview
 
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
 
 def members(archive: bytes) -> Iterator[Member]:
     """All members before the trailer, in order. Raises Corrupt when the archive is cut off or too long."""
-    view, at = memoryview(archive), 0
+    for member, _ in walk(memoryview(archive)):
+        if member is not None:
+            yield member
+
+
+def walk(view: memoryview) -> Iterator[tuple[Member | None, int]]:
+    """(member, offset behind it) of the archive that ``view`` begins with; None for the trailer, which is last.
+
+    Raises Corrupt when the archive is cut off or too long.
+    """
+    at = 0
     for _ in range(MAX_MEMBERS):
-        header = parse_header(archive[at : at + HEADER_BYTES])
-        if at + header.data_offset + header.size > len(archive):
+        header = parse_header(bytes(view[at : at + HEADER_BYTES]))
+        if at + header.data_offset + header.size > len(view):
             raise Corrupt("the initramfs archive is cut off inside a member")
-        name = archive[at + HEADER_BYTES : at + HEADER_BYTES + header.name_size - 1].decode("utf-8", "replace")
-        if name == TRAILER:
-            return
+        raw_name = bytes(view[at + HEADER_BYTES : at + HEADER_BYTES + header.name_size - 1])
+        name = raw_name.decode("utf-8", "replace")
         start = at + header.data_offset
-        yield Member(name, header.mode, view[start : start + header.size])
         at += header.next_offset
+        if name == TRAILER:
+            yield None, min(at, len(view))
+            return
+        yield Member(name, header.mode, view[start : start + header.size]), at
     raise Corrupt(f"the initramfs archive has more than {MAX_MEMBERS} members")
 
 

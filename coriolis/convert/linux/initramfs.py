@@ -22,7 +22,8 @@ MAX_EARLY_MEMBERS = 10_000
 MAX_ADDED_BYTES = 256 << 20
 _LZ4_LEGACY_MAGIC = 0x184C2102
 _LZ4_BLOCK_BYTES = 8 << 20
-_PROBE_BYTES = 4096
+_LZ4_MAX_CHUNK_BYTES = _LZ4_BLOCK_BYTES + _LZ4_BLOCK_BYTES // 255 + 16
+PROBE_BYTES = 4096
 _COMPRESSIONS = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\x1f\x8b", "gzip"),
@@ -56,9 +57,9 @@ def segments(read_at: ReadAt, size: int) -> list[Segment]:
     found: list[Segment] = []
     offset = _skip_zeroes(read_at, 0, size)
     while offset < size:
-        head = read_at(offset, _PROBE_BYTES)
+        head = read_at(offset, PROBE_BYTES)
         if head[:6] not in cpio.MAGICS:
-            kind = next((name for magic, name in _COMPRESSIONS if head.startswith(magic)), None)
+            kind = compression_of(head)
             if kind is None:
                 raise Unsupported(f"unknown initramfs format at byte {offset}; it was left alone")
             return [*found, Segment(offset, kind)]
@@ -69,9 +70,29 @@ def segments(read_at: ReadAt, size: int) -> list[Segment]:
     return found
 
 
+def compression_of(head: bytes) -> str | None:
+    """The compression whose magic ``head`` begins with."""
+    return next((name for magic, name in _COMPRESSIONS if head.startswith(magic)), None)
+
+
+def refuse_padded_lz4(read_at: ReadAt, offset: int, size: int) -> None:
+    """Raises Unsupported when something follows the lz4 stream at ``offset``: older kernels stop there."""
+    at = offset + 4
+    while at + 4 <= size:
+        (length,) = struct.unpack("<I", read_at(at, 4))
+        if length == _LZ4_LEGACY_MAGIC:
+            at += 4
+        elif 0 < length <= _LZ4_MAX_CHUNK_BYTES:
+            at += 4 + length
+        else:
+            break
+    if at != size:
+        raise Unsupported("the initramfs has padding after its lz4 stream: nothing can be appended to it")
+
+
 def _end_of_archive(read_at: ReadAt, offset: int, size: int) -> int:
     for _ in range(MAX_EARLY_MEMBERS):
-        raw = read_at(offset, _PROBE_BYTES + cpio.HEADER_BYTES)
+        raw = read_at(offset, PROBE_BYTES + cpio.HEADER_BYTES)
         header = cpio.parse_header(raw)
         name = raw[cpio.HEADER_BYTES : cpio.HEADER_BYTES + header.name_size - 1]
         offset += header.next_offset
@@ -84,7 +105,7 @@ def _end_of_archive(read_at: ReadAt, offset: int, size: int) -> int:
 
 def _skip_zeroes(read_at: ReadAt, offset: int, size: int) -> int:
     while offset < size:
-        block = read_at(offset, _PROBE_BYTES)
+        block = read_at(offset, PROBE_BYTES)
         if not block:
             raise Corrupt("the initramfs is shorter than its file says")
         rest = block.lstrip(b"\0")

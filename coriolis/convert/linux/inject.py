@@ -1,4 +1,4 @@
-"""Append the target's drivers to every initramfs of the guest.
+"""The fast way: append the target's drivers to every initramfs of the guest.
 
 Nothing of the old file is changed: its drivers stay, so the guest still boots on its origin, and the change
 is undone by cutting the file at its old length, which the record keeps. A second conversion does that first.
@@ -7,11 +7,15 @@ is undone by cutting the file at its old length, which the record keeps. A secon
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from coriolis.convert.guest import MAX_MODULE_BYTES, MAX_TEXT_BYTES, Guest, read, read_text
-from coriolis.convert.linux import cpio, initramfs, modules
+from coriolis.convert.linux import cpio, image, initramfs, kernels, modules, stale
+from coriolis.convert.linux.compression import plain_module
+from coriolis.convert.linux.depmod import INDEX_FILES, index_of
+from coriolis.convert.linux.kernels import Initramfs
 from coriolis.convert.platforms import TargetPlatform
 from coriolis.convert.plugin import Say
 from coriolis.convert.text import decode, encode, shown
@@ -19,17 +23,21 @@ from coriolis.errors import Corrupt, QuotaExceeded, Unsupported
 
 RECORD = "/var/lib/coriolis/conversion.json"
 MARK = "etc/coriolis-converted"
-MAX_KERNELS = 32
 MAX_INDEX_BYTES = 32 << 20
 BOOT_RESERVE_BYTES = 1 << 20
-_INITRAMFS_NAME = re.compile(r"^(?:initrd\.img-|initrd-|initramfs-)([0-9][A-Za-z0-9_.+~-]*?)(?:\.img)?$")
-_INDEX_FILES = ("modules.dep.bin", "modules.alias.bin", "modules.softdep")
+_INITRAMFS_TOOLS = ("/usr/sbin/update-initramfs", "/usr/sbin/mkinitramfs")
 _DRACUT = ("/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut")
+_KEPT_LISTS = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
+
+Index = Literal["full", "merged"]
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What was appended to one initramfs. ``modules``: paths below ``/lib/modules/<version>``."""
+    """What was appended to one initramfs. ``modules``: paths below ``/lib/modules/<version>`` of the guest's root.
+
+    ``index``: ``full`` is the guest's own index of all its modules, ``merged`` one made for what the image holds.
+    """
 
     path: str
     version: str
@@ -37,28 +45,27 @@ class Injection:
     added: int
     modules: tuple[str, ...]
     names: tuple[str, ...]
+    index: Index = "full"
 
 
-def inject_all(guest: Guest, platform: TargetPlatform, say: Say) -> list[Injection]:
-    """Inject into each initramfs that has a kernel's module tree. Raises Unsupported when there is none."""
-    if any(guest.is_file(path) for path in _DRACUT):
-        raise Unsupported(
-            "the guest builds its initramfs with dracut; this version converts initramfs-tools guests only"
-        )
-    _undo_former(guest, say)
-    done: list[Injection] = []
-    for name, version in _initramfs_files(guest):
-        if not guest.is_dir(f"/lib/modules/{version}"):
-            say(f"left alone: /boot/{shown(name)} has no /lib/modules/{shown(version)}")
-            continue
-        if len(done) == MAX_KERNELS:
-            raise Unsupported(f"the guest has more than {MAX_KERNELS} kernels; remove old ones")
-        done.append(_inject(guest, platform, f"/boot/{name}", version))
-        say(f"/boot/{shown(name)}: {len(done[-1].modules)} modules, {done[-1].added} bytes added")
-    if not done:
+def inject_all(guest: Guest, platform: TargetPlatform, images: Sequence[Initramfs], say: Say) -> list[Injection]:
+    """Inject into each of ``images``. When one cannot take it, none keeps it.
+
+    Raises Unsupported or Corrupt when the fast way cannot hold, QuotaExceeded when there is no room.
+    """
+    undo(guest, say)
+    if not images:
         raise Unsupported("no initramfs with a module tree was found in the guest's /boot")
-    record = {one.path: asdict(one) for one in done}
-    guest.write(RECORD, encode(json.dumps(record, indent=1)))
+    done: list[Injection] = []
+    try:
+        for one in images:
+            done.append(_inject(guest, platform, one, say))
+            say(f"{shown(one.path)}: {len(done[-1].modules)} modules, {done[-1].added} bytes, {done[-1].index} index")
+    except (Unsupported, Corrupt, QuotaExceeded):
+        for injection in done:
+            guest.truncate(injection.path, injection.old_size)
+        raise
+    guest.write(RECORD, encode(json.dumps({one.path: asdict(one) for one in done}, indent=1)))
     return done
 
 
@@ -74,61 +81,8 @@ def recorded(guest: Guest) -> list[Injection]:
         raise Corrupt(f"the record of this conversion, {RECORD}, cannot be read back") from error
 
 
-def _initramfs_files(guest: Guest) -> list[tuple[str, str]]:
-    found = []
-    for name in guest.listdir("/boot"):
-        match = _INITRAMFS_NAME.match(name)
-        if match and "kdump" not in name and "rescue" not in name and guest.is_file(f"/boot/{name}"):
-            found.append((name, match[1]))
-    return found
-
-
-def needed_modules(guest: Guest, platform: TargetPlatform, version: str) -> modules.Closure:
-    """The closure of the platform's drivers for one kernel.
-
-    Raises Unsupported when a required one is absent.
-    """
-    tree = f"/lib/modules/{version}"
-    dep = modules.parse_dep(read_text(guest, f"{tree}/modules.dep"))
-    builtin = modules.parse_builtin(read_text(guest, f"{tree}/modules.builtin"))
-    found = modules.closure(dep, builtin, platform.initramfs_modules)
-    lost = [name for name in platform.required if name in found.absent]
-    if lost:
-        raise Unsupported(f"kernel {shown(version)} of the guest has no driver {', '.join(lost)} for {platform.name}")
-    if found.compressed:
-        raise Unsupported(f"kernel {shown(version)} of the guest has compressed modules: not supported by this version")
-    return found
-
-
-def _inject(guest: Guest, platform: TargetPlatform, path: str, version: str) -> Injection:
-    old_size = guest.size(path)
-    segments = initramfs.segments(lambda offset, length: guest.read_at(path, offset, length), old_size)
-    needed = needed_modules(guest, platform, version)
-    archive = _archive(guest, version, needed)
-    use_gzip = initramfs.kernel_unpacks_gzip(read_text(guest, f"/boot/config-{version}"))
-    added = initramfs.appendix(old_size, segments[-1].kind, archive, use_gzip=use_gzip)
-    free = guest.free_bytes("/boot")
-    if free < len(added) + BOOT_RESERVE_BYTES:
-        raise QuotaExceeded(f"the guest's /boot has {free} bytes free; {len(added) + BOOT_RESERVE_BYTES} are needed")
-    guest.write_at(path, old_size, added)
-    return Injection(path, version, old_size, len(added), needed.paths, needed.names)
-
-
-def _archive(guest: Guest, version: str, needed: modules.Closure) -> bytes:
-    """Modules and the guest's own full index: kmod of the initramfs reads the binary files only."""
-    tree, top = f"/lib/modules/{version}", f"lib/modules/{version}"
-    writer = cpio.Writer()
-    for path in needed.paths:
-        writer.add_file(f"{top}/{path}", read(guest, f"{tree}/{path}", MAX_MODULE_BYTES))
-    for name in _INDEX_FILES:
-        if guest.is_file(f"{tree}/{name}"):
-            writer.add_file(f"{top}/{name}", read(guest, f"{tree}/{name}", MAX_INDEX_BYTES))
-    writer.add_file(MARK, b"1\n")
-    return writer.finish()
-
-
-def _undo_former(guest: Guest, say: Say) -> None:
-    """Cut off what a former conversion appended, if the file still is what that conversion left."""
+def undo(guest: Guest, say: Say) -> None:
+    """Cut off what a former conversion appended, if the file still is what that conversion left; drop the record."""
     if not guest.is_file(RECORD):
         return
     try:
@@ -136,10 +90,103 @@ def _undo_former(guest: Guest, say: Say) -> None:
         former = [(str(path), int(one["old_size"]), int(one["added"])) for path, one in record.items()]
     except (ValueError, TypeError, KeyError, AttributeError):
         say(f"the record of a former conversion, {RECORD}, cannot be read; it is replaced")
+        guest.remove(RECORD)
         return
-    for path, old_size, added in former[:MAX_KERNELS]:
-        name = path.removeprefix("/boot/")
-        known = "/" not in name and _INITRAMFS_NAME.match(name) and guest.is_file(path)
-        if known and old_size > cpio.HEADER_BYTES and added > 0 and guest.size(path) == old_size + added:
+    for path, old_size, added in former[: kernels.MAX_KERNELS]:
+        known = old_size > cpio.HEADER_BYTES and added > 0 and kernels.is_initramfs(guest, path)
+        if known and guest.size(path) == old_size + added:
             guest.truncate(path, old_size)
             say(f"{shown(path)}: the archive of a former conversion was removed")
+    guest.remove(RECORD)
+
+
+def index_for(guest: Guest, needed: modules.Closure) -> Index:
+    """Which index holds for the guest.
+
+    The guest's own is right only where the image has its modules under the names that the root has them, and where
+    nothing in the image can be about old disks: with initramfs-tools, modules that are not compressed, no encryption.
+    """
+    if needed.compressed or any(guest.is_file(path) for path in _DRACUT):
+        return "merged"
+    if not any(guest.is_file(path) for path in _INITRAMFS_TOOLS):
+        return "merged"
+    encrypted = any(line.split("#")[0].split() for line in read_text(guest, "/etc/crypttab").splitlines())
+    resume = read_text(guest, "/etc/initramfs-tools/conf.d/resume")
+    return "merged" if encrypted or "=/dev/" in resume else "full"
+
+
+def _inject(guest: Guest, platform: TargetPlatform, one: Initramfs, say: Say) -> Injection:
+    old_size = guest.size(one.path)
+
+    def read_at(offset: int, length: int) -> bytes:
+        return guest.read_at(one.path, offset, length)
+
+    last = initramfs.segments(read_at, old_size)[-1]
+    if last.kind == "lz4":
+        initramfs.refuse_padded_lz4(read_at, last.offset, old_size)
+    needed = kernels.needed_modules(guest, platform, one.version)
+    index = index_for(guest, needed)
+    archive = _merged_archive(guest, one, needed, say) if index == "merged" else _full_archive(guest, one, needed)
+    use_gzip = initramfs.kernel_unpacks_gzip(_kernel_config(guest, one.version))
+    added = initramfs.appendix(old_size, last.kind, archive, use_gzip=use_gzip)
+    directory = one.path.rpartition("/")[0]
+    free = guest.free_bytes(directory)
+    if free < len(added) + BOOT_RESERVE_BYTES:
+        raise QuotaExceeded(
+            f"the guest's {directory} has {free} bytes free; {len(added) + BOOT_RESERVE_BYTES} are needed"
+        )
+    guest.write_at(one.path, old_size, added)
+    return Injection(one.path, one.version, old_size, len(added), needed.paths, needed.names, index)
+
+
+def _kernel_config(guest: Guest, version: str) -> str:
+    places = (f"/boot/config-{version}", f"/lib/modules/{version}/config")
+    return next((text for path in places if (text := read_text(guest, path))), "")
+
+
+def _full_archive(guest: Guest, one: Initramfs, needed: modules.Closure) -> bytes:
+    """Modules and the guest's own full index: kmod of the initramfs reads the binary files only."""
+    tree, top = f"/lib/modules/{one.version}", f"lib/modules/{one.version}"
+    writer = cpio.Writer()
+    for path in needed.paths:
+        writer.add_file(f"{top}/{path}", read(guest, f"{tree}/{path}", MAX_MODULE_BYTES))
+    for name in INDEX_FILES:
+        if guest.is_file(f"{tree}/{name}"):
+            writer.add_file(f"{top}/{name}", read(guest, f"{tree}/{name}", MAX_INDEX_BYTES))
+    writer.add_file(MARK, b"1\n")
+    return writer.finish()
+
+
+def _merged_archive(guest: Guest, one: Initramfs, needed: modules.Closure, say: Say) -> bytes:
+    """Modules that the image lacks, an index of what it then holds, and replacements of what it knows of old disks.
+
+    Raises Unsupported for an image that loads drivers by lists of its own only.
+    """
+    tree, top = f"/lib/modules/{one.version}", f"lib/modules/{one.version}"
+    files = image.files_of(read(guest, one.path, initramfs.MAX_INITRAMFS_BYTES))
+    if not image.has_udev(files):
+        raise Unsupported(f"{shown(one.path)} has no udev: it would not load what is added to it")
+    present = image.modules_in(files, one.version)
+    added = {}
+    for path in needed.paths:
+        if modules.module_name(path) not in present:
+            data = plain_module(path, read(guest, f"{tree}/{path}", MAX_MODULE_BYTES), MAX_MODULE_BYTES)
+            added[modules.plain_path(path)] = data
+    held = {path: files[f"{top}/{path}"].data for path in present.values()}
+    lists = {}
+    for name in _KEPT_LISTS:
+        if f"{top}/{name}" in files:
+            lists[name] = bytes(files[f"{top}/{name}"].data)
+        elif guest.is_file(f"{tree}/{name}"):
+            lists[name] = read(guest, f"{tree}/{name}", MAX_INDEX_BYTES)
+    writer = cpio.Writer()
+    for path, data in {**added, **index_of(one.version, {**held, **added}, lists)}.items():
+        writer.add_file(f"{top}/{path}", data)
+    for replacement in stale.replacements(files, guest.uuid_of):
+        if replacement.data is None:
+            writer.replace_by_link(replacement.name, "/nonexistent")
+        else:
+            writer.replace_file(replacement.name, replacement.data, files[replacement.name].mode & 0o777)
+        say(f"{shown(one.path)}: {shown(replacement.name)}: {replacement.why}")
+    writer.add_file(MARK, b"1\n")
+    return writer.finish()

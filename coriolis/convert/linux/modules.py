@@ -81,3 +81,8 @@ def closure(dep: Mapping[str, tuple[str, tuple[str, ...]]], builtin: frozenset[s
         if len(paths) > MAX_CLOSURE:
             raise Corrupt(f"modules.dep makes the drivers need more than {MAX_CLOSURE} modules")
     return Closure(tuple(paths), tuple(dict.fromkeys(absent)))
+
+
+def plain_path(path: str) -> str:
+    """Where a module lies once it is unpacked: ``a/b.ko.xz`` is ``a/b.ko``."""
+    return _SUFFIX.sub(".ko", path)

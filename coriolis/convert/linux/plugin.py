@@ -9,9 +9,8 @@ from coriolis.convert.guest import Guest, read_text
 from coriolis.convert.linux import boot_steps, content_steps
 from coriolis.convert.linux.families import families
 from coriolis.convert.linux.family import LinuxFamily, version_numbers
-from coriolis.convert.linux.inject import recorded
 from coriolis.convert.linux.release import OS_RELEASE, RELEASE_FILES, release_from
-from coriolis.convert.linux.verify import verify
+from coriolis.convert.linux.verify import verify_boot
 from coriolis.convert.plugin import Facts, Finding, Job, Plan, Say, System
 from coriolis.convert.text import shown
 
@@ -47,7 +46,7 @@ class LinuxPlugin:
         return Plan(system, (*scripts, *boot, *content), findings)
 
     def verify(self, guest: Guest, system: System, job: Job, facts: Facts, say: Say) -> None:
-        verify(guest, job.platform, recorded(guest), job.efi, say)
+        verify_boot(guest, job, facts, say)
         content_steps.verify(guest, self._family, job, facts)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coriolis.convert.linux import cpio
-from coriolis.convert.linux.detect import appliance_device
+from coriolis.convert.linux.devices import Devices
 
 VERSION = "6.1.0-9-amd64"
 ROOT_UUID = "0a1b2c3d-1111-2222-3333-444455556666"
@@ -95,7 +95,14 @@ class DirectoryGuest:
         return self.free
 
     def uuid_of(self, device: str) -> str | None:
-        return self.uuids.get(appliance_device(device))
+        return self.devices.uuid_of(device)
+
+    def has_device(self, name: str) -> bool:
+        return self.devices.find(name) is not None
+
+    @property
+    def devices(self) -> Devices:
+        return Devices({device: {"UUID": uuid} for device, uuid in self.uuids.items()}, disks=1)
 
 
 def main_archive(length: int = 1001) -> bytes:
@@ -121,6 +128,7 @@ def debian(top: Path) -> DirectoryGuest:
         "/lib/systemd/systemd-udevd": b"",
         "/lib/udev/rules.d/80-net-setup-link.rules": b"",
         "/var/lib/dpkg/status": b"Package: dpkg\nStatus: install ok installed\n",
+        "/usr/sbin/mkinitramfs": b"",
     }
     tree = f"/lib/modules/{VERSION}"
     files[f"{tree}/modules.dep"] = "".join(f"{k}: {' '.join(v)}\n" for k, v in MODULES.items()).encode()

@@ -4,6 +4,7 @@ import pytest
 
 from coriolis.convert.linux import bootfiles
 from coriolis.convert.linux.detect import appliance_device
+from coriolis.errors import Unsupported
 
 UUIDS = {"/dev/sda1": "1111-1111", "/dev/sda2": "2222-2222", "/dev/sdb1": "3333-3333"}
 
@@ -73,3 +74,76 @@ def test_bytes_that_are_no_text_survive() -> None:
 
     raw = b"/dev/sda1 /caf\xe9 ext4\n"
     assert encode(bootfiles.fstab_by_uuid(decode(raw), uuid_of)) == b"UUID=1111-1111 /caf\xe9 ext4\n"
+
+
+MENU_LST = """
+default=0
+title CentOS (2.6.32-754.el6.x86_64)
+	root (hd0,0)
+	kernel /vmlinuz-2.6.32-754.el6.x86_64 ro root=/dev/sda2 rd_NO_LUKS
+	initrd /initramfs-2.6.32-754.el6.x86_64.img
+"""
+SYSLINUX = """
+LABEL linux
+  APPEND root=UUID=1-1 ro
+  LINUX /boot/vmlinuz-5.10.0-1-amd64
+LABEL old
+  KERNEL /boot/vmlinuz-4.19.0-1-amd64
+  APPEND root=/dev/sda1
+"""
+
+
+def test_entries_of_grub_legacy() -> None:
+    (entry,) = bootfiles.boot_entries(MENU_LST)
+    assert (entry.version, entry.root) == ("2.6.32-754.el6.x86_64", "/dev/sda2")
+
+
+def test_entries_of_syslinux_whatever_the_order() -> None:
+    found = [(entry.version, entry.root) for entry in bootfiles.boot_entries(SYSLINUX)]
+    assert found == [("5.10.0-1-amd64", "UUID=1-1"), ("4.19.0-1-amd64", "/dev/sda1")]
+
+
+def test_entries_of_the_boot_loader_specification() -> None:
+    (entry,) = bootfiles.boot_entries("title x\nlinux /0123/6.8.9-300.fc40.x86_64/linux\noptions root=LABEL=r quiet\n")
+    assert (entry.version, entry.root, entry.variable) == ("6.8.9-300.fc40.x86_64", "LABEL=r", False)
+
+
+def test_the_last_root_counts() -> None:
+    assert bootfiles.root_argument("root=/dev/a ro root=block:/dev/b rootflags=x") == "/dev/b"
+    assert bootfiles.root_argument("subroot=/dev/a") == ""
+
+
+def test_an_environment_block_keeps_its_size() -> None:
+    head = "# GRUB Environment Block\nkernelopts=root=/dev/sda1 ro\n"
+    block = head + "#" * (1024 - len(head))
+    changed = bootfiles.grubenv_by_uuid(block, lambda _: "1111-1111")
+    assert len(changed) == 1024
+    assert changed.startswith("# GRUB Environment Block\nkernelopts=root=UUID=1111-1111 ro\n#")
+    full = head + "x" * (1024 - len(head))
+    with pytest.raises(Unsupported, match="no room"):
+        bootfiles.grubenv_by_uuid(full, lambda _: "0" * 36)
+    assert bootfiles.grubenv_by_uuid("hello root=/dev/sda1", lambda _: "1") == "hello root=/dev/sda1"
+
+
+CRYPTTAB = """# root=/dev/sda9
+root /dev/sda3 none luks,discard
+swap /dev/sda4 /dev/urandom swap
+data /dev/disk/by-id/scsi-1-part1 none noauto
+good UUID=1 none luks
+"""
+
+
+def test_crypttab_by_uuid() -> None:
+    known = {"/dev/sda3": "3-3"}
+    assert "root UUID=3-3 none luks,discard\nswap /dev/sda4" in bootfiles.crypttab_by_uuid(CRYPTTAB, known.get)
+    assert bootfiles.unstable_crypttab_lines(CRYPTTAB) == ["root /dev/sda3 none luks,discard"]
+
+
+def test_devices_that_must_be_there_at_boot() -> None:
+    text = "UUID=1 / ext4 x 0 1\n/dev/cdrom /m iso9660 ro 0 0\nproc /proc proc x 0 0\nLABEL=d /d xfs nofail 0 0\n"
+    assert bootfiles.needed_devices(text) == ["UUID=1"]
+
+
+def test_initrd_modules_of_older_suse() -> None:
+    text = 'X="1"\nINITRD_MODULES="ext3 virtio_pci"\n'
+    assert bootfiles.with_initrd_modules(text, ["virtio_pci", "virtio_blk"]).endswith('="ext3 virtio_pci virtio_blk"\n')

@@ -1,19 +1,33 @@
-"""Apply the pure edits to the guest's files: boot configuration, driver lists, NIC names, fallback loader."""
+"""Apply the pure edits of ``bootfiles`` and ``esp`` to the guest's boot configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from coriolis.convert.guest import Guest, read_text
-from coriolis.convert.linux import bootfiles, esp
+from coriolis.convert.linux import bootfiles, esp, kernels
 from coriolis.convert.platforms import TargetPlatform
 from coriolis.convert.plugin import Say
 from coriolis.convert.text import encode, shown
 from coriolis.errors import Unsupported
 
-GRUB_CONFIGS = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/grub/menu.lst", "/boot/grub/grub.conf")
-BLS_DIRECTORY = "/boot/loader/entries"
-COMMAND_LINE_FILES = ("/etc/kernel/cmdline", "/etc/initramfs-tools/conf.d/resume")
+GRUB_CONFIGS = (
+    "/boot/grub/grub.cfg",
+    "/boot/grub2/grub.cfg",
+    "/boot/grub/menu.lst",
+    "/boot/grub/grub.conf",
+    "/boot/extlinux/extlinux.conf",
+    "/boot/syslinux/syslinux.cfg",
+)
+BLS_DIRECTORIES = ("/boot/loader/entries", "/boot/efi/loader/entries", "/efi/loader/entries")
+COMMAND_LINE_FILES = (
+    "/etc/kernel/cmdline",
+    "/etc/initramfs-tools/conf.d/resume",
+    "/etc/sysconfig/grub",
+    "/boot/grub2/custom.cfg",
+    "/boot/grub/custom.cfg",
+)
+DRACUT_DRIVERS = "/etc/dracut.conf.d/coriolis.conf"
 MAX_BLS_FILES = 100
 _DEVICE_LISTS = ("/boot/grub/device.map", "/boot/grub2/device.map", "/etc/lvm/devices/system.devices")
 _ESP_MOUNTS = (("/boot/efi", ("EFI", "efi")), ("/efi", ("EFI", "efi")), ("/boot", ("EFI",)))
@@ -21,23 +35,49 @@ _ESP_MOUNTS = (("/boot/efi", ("EFI", "efi")), ("/efi", ("EFI", "efi")), ("/boot"
 
 def boot_configs(guest: Guest) -> list[str]:
     """Files with boot entries that exist, on the ESP too."""
-    entries = [name for name in guest.listdir(BLS_DIRECTORY) if name.endswith(".conf")][:MAX_BLS_FILES]
-    candidates = [*GRUB_CONFIGS, *(f"{BLS_DIRECTORY}/{name}" for name in entries)]
-    return [path for path in candidates if guest.is_file(path)]
+    entries = [f"{top}/{name}" for top in BLS_DIRECTORIES for name in guest.listdir(top) if name.endswith(".conf")][
+        :MAX_BLS_FILES
+    ]
+    return [path for path in (*GRUB_CONFIGS, *_on_esp(guest, "grub.cfg"), *entries) if guest.is_file(path)]
+
+
+def environment_blocks(guest: Guest) -> list[str]:
+    """GRUB's environment blocks, each once where one is a link to another."""
+    paths = ["/boot/grub2/grubenv", "/boot/grub/grubenv", *_on_esp(guest, "grubenv")]
+    return [path for path in paths if guest.is_file(path)]
+
+
+def _on_esp(guest: Guest, name: str) -> list[str]:
+    top = esp_directory(guest)
+    return [f"{top}/{vendor}/{name}" for vendor in guest.listdir(top)] if top else []
 
 
 def edit_boot_files(guest: Guest, platform: TargetPlatform, say: Say) -> None:
     """Disk names to UUIDs, driver lists for later native rebuilds, stale device lists out of the way."""
     _edit(guest, "/etc/fstab", lambda text: bootfiles.fstab_by_uuid(text, guest.uuid_of), say)
+    _edit(guest, "/etc/crypttab", lambda text: bootfiles.crypttab_by_uuid(text, guest.uuid_of), say)
     for path in (*boot_configs(guest), *COMMAND_LINE_FILES):
         _edit(guest, path, lambda text: bootfiles.kernel_arguments_by_uuid(text, guest.uuid_of), say)
-    _edit(guest, "/etc/default/grub", lambda text: bootfiles.grub_defaults(text, guest.uuid_of), say)
-    wanted = (*platform.initramfs_modules, *platform.network)
-    _edit(guest, "/etc/initramfs-tools/modules", lambda text: bootfiles.with_modules(text, wanted), say)
+    for path in environment_blocks(guest):
+        _edit(guest, path, lambda text: bootfiles.grubenv_by_uuid(text, guest.uuid_of), say)
+    defaults = [f"/etc/default/grub.d/{name}" for name in guest.listdir("/etc/default/grub.d")]
+    for path in ("/etc/default/grub", *(path for path in defaults if path.endswith(".cfg"))):
+        _edit(guest, path, lambda text: bootfiles.grub_defaults(text, guest.uuid_of), say)
+    list_drivers(guest, platform, say)
     for path in _DEVICE_LISTS:
         if guest.is_file(path):
             guest.rename(path, f"{path}.before-migration")
             say(f"{path}: moved aside, it lists the old disks")
+
+
+def list_drivers(guest: Guest, platform: TargetPlatform, say: Say) -> None:
+    """The next initramfs that the guest makes itself must have the drivers too."""
+    wanted = (*platform.initramfs_modules, *platform.network)
+    _edit(guest, "/etc/initramfs-tools/modules", lambda text: bootfiles.with_modules(text, wanted), say)
+    _edit(guest, "/etc/sysconfig/kernel", lambda text: bootfiles.with_initrd_modules(text, wanted), say)
+    if guest.is_dir("/etc/dracut.conf.d"):
+        guest.write(DRACUT_DRIVERS, encode(bootfiles.with_drivers(kernels.loadable(guest, wanted))))
+        say(f"{DRACUT_DRIVERS}: written")
 
 
 def add_fallback_loader(guest: Guest, say: Say) -> None:
