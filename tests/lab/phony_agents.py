@@ -1,4 +1,4 @@
-"""What is installed in a phony guest, as far as it shows without a real package database: dpkg's status, units, files."""
+"""What is installed in a phony guest, as far as files show it: dpkg's status, units, programs."""
 
 from __future__ import annotations
 

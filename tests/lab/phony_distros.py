@@ -1,4 +1,4 @@
-"""The phony Linux guests: what each distribution looks like, as one table. Nothing in them comes from the distributions."""
+"""The phony Linux guests: what each distribution looks like, as one table. Nothing comes from the distributions."""
 
 from __future__ import annotations
 

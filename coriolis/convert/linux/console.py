@@ -102,7 +102,7 @@ def _add_getty(guest: Guest, serial: str, say: Say) -> None:
     """Debian and Ubuntu with upstart: Red Hat 6 starts one on the kernel's console by itself."""
     device, _, options = serial.partition(",")
     path = f"/etc/init/{device}.conf"
-    if has_systemd(guest) or guest.is_file(path) or "getty" not in read_text(guest, "/etc/init/tty1.conf"):
+    if has_systemd(guest) or guest.is_file(path) or "/sbin/getty" not in read_text(guest, "/etc/init/tty1.conf"):
         return
     speed = re.match(r"\d+", options)
     job = "start on stopped rc RUNLEVEL=[2345]\nstop on runlevel [!2345]\nrespawn\n"

@@ -16,14 +16,16 @@ from coriolis.convert.platforms import target_platform
 from coriolis.convert.plugin import Facts, Job, Nic, Script
 from coriolis.convert.plugins import convert_guest
 from tests.lab.phony_distros import DISTROS, MACS, Distro
-from tests.lab.phony_tree import build, disk_for
+from tests.lab.phony_tree import build, disk_for, group_and_volume
 from tests.unit.convert.directory_guest import DirectoryGuest
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "conversion"
 BOOT_UUID, ESP_UUID = "b0070000-1111-2222-3333-444455556666", "0E5B-0001"
+ROOT_UUID = "70070000-1111-2222-3333-444455556666"
 SAME_IN_EVERY_GUEST = (
     first_boot.UNIT,
     first_boot.INIT_SCRIPT,
+    "/etc/rc.d/init.d/coriolis-firstboot",
     *(f"{first_boot.TOP}/{name}" for name in first_boot_texts.COMMON),
 )
 BINARY = "\0binary"
@@ -71,7 +73,8 @@ def phony_guest(top: Path, key: str) -> DirectoryGuest:
     distro, case = DISTROS[key], CASES[key]
     disk = disk_for(distro, key, efi=case.efi)
     build(top, distro, key, disk)
-    return DirectoryGuest(top, {f"/dev/sda{disk.boot}": BOOT_UUID, **({"/dev/sda1": ESP_UUID} if case.efi else {})})
+    uuids = {f"/dev/sda{disk.boot}": BOOT_UUID, "/dev/{}/{}".format(*group_and_volume(distro, key)): ROOT_UUID}
+    return DirectoryGuest(top, uuids | ({"/dev/sda1": ESP_UUID} if case.efi else {}))
 
 
 def job_of(distro: Distro, case: Case) -> Job:
