@@ -1,8 +1,8 @@
 """What is left to the guest itself: scripts that run once, in the background, at its first start.
 
 ``run`` in ``/usr/local/lib/coriolis/firstboot`` goes through ``scripts/``; what ended well is not repeated, ours are
-tried at three starts, an operator's once. Everything goes to ``/var/log/coriolis-firstboot.log``. When nothing is left the
-unit disables itself. To undo: delete the unit and the directory.
+tried at three starts, an operator's once. Everything goes to ``/var/log/coriolis-firstboot.log``. When nothing is
+left the unit disables itself. To undo: delete the unit and the directory.
 """
 
 from __future__ import annotations

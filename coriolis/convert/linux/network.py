@@ -4,9 +4,10 @@ The name of an interface follows the (virtual) hardware, so a static configurati
 another hypervisor. A systemd ``.link`` file, or a udev rule where there is no such systemd, binds the name to
 the MAC address, which migrates. Rules, in order:
 
-1. A MAC of the machine that the guest itself binds (``.link``, ``70-persistent-net.rules``, ``HWADDR=``, netplan
-   ``macaddress``, NetworkManager ``mac-address=``) is left alone, and so is its name. A binding of a MAC that the
-   machine does not have says nothing.
+1. A MAC of the machine to which the guest itself gives a name (``.link``, ``70-persistent-net.rules``) is left alone,
+   and so is its name. What only looks for a MAC (``HWADDR=``, NetworkManager ``mac-address=``, networkd
+   ``MACAddress=``) gives no name, but says which one the interface had; without a name it needs none. What names a
+   MAC that the machine does not have says nothing.
 2. An interface whose name the machine description gives, and which the guest configures, gets it.
 3. The remaining MACs, in the order of the machine description, get the remaining configured names, in the
    order of their appearance in the guest's configuration. When their numbers differ the rest is reported,
@@ -41,22 +42,22 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """(MAC, name) that the guest binds itself; the name is empty where a file states only the MAC."""
+    """(MAC, name) in the guest's files. ``given``: the name is given to the MAC. ``matched``: configuration that
+    looks for the MAC, and for the name too unless that is empty.
+    """
 
-    pairs: frozenset[tuple[str, str]] = frozenset()
+    given: frozenset[tuple[str, str]] = frozenset()
+    matched: frozenset[tuple[str, str]] = frozenset()
 
     def of(self, nics: Sequence[Nic]) -> Bindings:
         """Those of MACs that the machine has."""
         macs = {nic.mac for nic in nics}
-        return Bindings(frozenset(pair for pair in self.pairs if pair[0] in macs))
+        live = [frozenset(pair for pair in pairs if pair[0] in macs) for pairs in (self.given, self.matched)]
+        return Bindings(*live)
 
-    @property
-    def macs(self) -> frozenset[str]:
-        return frozenset(mac for mac, _ in self.pairs)
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(name for _, name in self.pairs if name)
+    def names(self) -> dict[str, str]:
+        """MAC -> name; empty where nothing needs one."""
+        return dict([*sorted(self.matched), *sorted(self.given)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,17 @@ def physical(names: Iterable[str]) -> list[str]:
 def choose(nics: Sequence[Nic], configured: Sequence[str], bound: Bindings) -> Pins:
     """The pairs to write, by the rules above."""
     live = bound.of(nics)
-    free_nics = [nic for nic in nics if nic.mac not in live.macs]
-    free_names = [name for name in configured if name not in live.names]
+    taken = {name for _, name in live.given}
+    done = {mac for mac, _ in live.given}
     pairs: list[tuple[str, str]] = []
+    for mac, name in sorted(live.matched, reverse=True):  # a file with a name before one without
+        if mac not in done and (not name or name not in taken):
+            pairs += [(mac, name)] if name else []
+            done.add(mac)
+            taken.add(name)
+    taken.discard("")
+    free_nics = [nic for nic in nics if nic.mac not in done]
+    free_names = [name for name in configured if name not in taken]
     for nic in list(free_nics):
         if nic.name in free_names:
             pairs.append((nic.mac, nic.name))

@@ -28,19 +28,24 @@ class Block:
 
 
 def names(text: str) -> list[str]:
-    """Interfaces below ``ethernets``: ``set-name`` where given, else the key."""
-    lines = text.splitlines()
-    return physical(_name_of(block, lines) for block in blocks(text))
+    """Interfaces below ``ethernets``: ``set-name`` where given, else the key; none for one matched by MAC alone."""
+    return physical(name for _, name in _found(text))
 
 
 def bound(text: str) -> list[tuple[str, str]]:
     """(MAC, name) of the interfaces with a ``macaddress``."""
+    return [(mac, name) for macs, name in _found(text) for mac in sorted(macs)]
+
+
+def _found(text: str) -> list[tuple[frozenset[str], str]]:
+    """(MACs, name) of each interface; where a MAC is matched, the key is no name of an interface."""
     lines = text.splitlines()
-    return [
-        (mac, _name_of(block, lines))
-        for block in blocks(text)
-        for mac in sorted(macs_in("\n".join(lines[block.start : block.end])))
-    ]
+    found = []
+    for block in blocks(text):
+        body = "\n".join(lines[block.start : block.end])
+        macs, given = macs_in(body), _SET_NAME.search(body)
+        found.append((macs, given[1] if given else "" if macs else block.key))
+    return found
 
 
 def to_dhcp(text: str, interface: Interface) -> str:

@@ -59,17 +59,17 @@ def _replace_stale(guest: Guest, nics: Sequence[Nic], pairs: Sequence[tuple[str,
 
 
 def interfaces(guest: Guest, nics: Sequence[Nic]) -> dict[str, str]:
-    """MAC -> name by which the guest configures it, of the machine's interfaces: bound by itself, or to be pinned.
+    """MAC -> name by which the guest configures it, of the machine's interfaces: as it says, or to be pinned.
 
     The name is empty where the guest configures an interface by its MAC alone.
     """
     live = bindings(guest, config_files(guest)).of(nics)
-    return {**dict(planned_pins(guest, nics).pairs), **dict(sorted(live.pairs))}
+    return {**dict(planned_pins(guest, nics).pairs), **live.names()}
 
 
 def verify_pins(guest: Guest, pins: Sequence[tuple[str, str]]) -> None:
     """Raises Corrupt when a pair that was written is not what the guest now says."""
-    there = bindings(guest, config_files(guest)).pairs
+    there = bindings(guest, config_files(guest)).given
     lost = [f"{mac} {name}" for mac, name in pins if (mac, name) not in there]
     if lost:
         raise Corrupt(f"the name of a network interface is not bound to its MAC address: {shown(lost[0])}")

@@ -101,15 +101,13 @@ def configured_names(configs: list[ConfigFile]) -> list[str]:
 
 
 def bindings(guest: Guest, configs: list[ConfigFile]) -> Bindings:
-    """What the guest binds by MAC itself."""
-    pairs: list[tuple[str, str]] = []
+    """What the guest says of MACs."""
+    given: list[tuple[str, str]] = []
     for path in files(guest, "/etc/systemd/network", "", ".link"):
-        pairs += link_bindings(read_text(guest, path))
+        given += link_bindings(read_text(guest, path))
     for path in files(guest, RULES.rpartition("/")[0], "", ".rules"):
-        pairs += rule_bindings(read_text(guest, path))
-    for one in configs:
-        pairs += one.bound
-    return Bindings(frozenset(pairs))
+        given += rule_bindings(read_text(guest, path))
+    return Bindings(frozenset(given), frozenset(pair for one in configs for pair in one.bound))
 
 
 def files(guest: Guest, directory: str, beginning: str, end: str) -> Iterator[str]:
