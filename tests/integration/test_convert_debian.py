@@ -21,7 +21,15 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 LAB = Path(__file__).parent.parent / "lab"
 BOOT_TIMEOUT_S = 300.0
-VARIANTS = {"bios": [], "uefi": ["--firmware", "uefi"], "lvm": ["--lvm"]}
+PASSPHRASE = "lab pass"
+VARIANTS = {
+    "bios": [],
+    "uefi": ["--firmware", "uefi"],
+    "lvm": ["--lvm"],
+    "lvm-second": ["--lvm-second"],
+    "dracut": ["--dracut"],
+    "luks": ["--luks", "--dracut"],
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,10 +48,13 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def replica_of(variant: str, directory: Path) -> Path:
-    """A raw replica of the cached guest."""
+    """A raw replica of the cached guest; that of a second disk lies beside it as ``second.raw``."""
     cached = subprocess.run([LAB / "guest_cache", *VARIANTS[variant]], stdout=subprocess.PIPE, check=True, text=True)
+    disk = Path(cached.stdout.strip())
     replica = directory / "replica.raw"
-    subprocess.run(["qemu-img", "convert", "-O", "raw", cached.stdout.strip(), replica], check=True)
+    for source, target in ((disk, replica), (Path(f"{disk}.second"), directory / "second.raw")):
+        if source.exists():
+            subprocess.run(["qemu-img", "convert", "-O", "raw", source, target], check=True)
     return replica
 
 
@@ -63,21 +74,29 @@ class Disks:
         self._command = [sys.executable, "-m", "tests.lab.convert_disk", str(self.replica), str(self.volume)]
         self._command += ["--work-dir", str(self.work_dir), "--state-dir", str(state_dir)]
         self._command += ["--uefi"] if variant == "uefi" else []
+        self.more_volumes: tuple[Path, ...] = ()
+        if (second := directory / "second.raw").exists():
+            self.more_volumes = (directory / "second-volume.raw",)
+            subprocess.run(["cp", "--sparse=always", second, *self.more_volumes], check=True)
+            self._command += ["--second", str(second), str(*self.more_volumes)]
         self._environment = {**os.environ, "PYTHONPATH": str(LAB.parent.parent)}
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         return subprocess.Popen([*self._command, *options], stdout=subprocess.PIPE, text=True, env=self._environment)
 
-    def convert(self) -> ConversionResult:
-        process = self.start()
+    def convert(self, *options: str) -> ConversionResult:
+        process = self.start(*options)
         output, _ = process.communicate()
         print(output)
         assert process.returncode == 0
         return msgspec.json.decode(output.splitlines()[-1], type=ConversionResult)
 
-    def boots(self, profile: str = "virtio", *, uefi: bool = False) -> None:
+    def boots(self, profile: str = "virtio", *, uefi: bool = False, passphrase: str = "") -> None:
         """Assert: login prompt, and ens192 is up with the guest's static address."""
-        with Console(Machine(self.volume, "raw", profile, uefi=uefi)) as console:
+        with Console(Machine(self.volume, "raw", profile, uefi=uefi, more_disks=self.more_volumes)) as console:
+            if passphrase:
+                console.wait_for("passphrase for disk", BOOT_TIMEOUT_S)
+                console.answer(passphrase)
             console.wait_for(LOGIN, BOOT_TIMEOUT_S)
             console.log_in("root", "vmware")
             status, output = console.run("ip -brief address show dev ens192")
@@ -149,8 +168,46 @@ def test_killed_at_every_stage_it_ends_with_a_machine_that_boots(tmp_path: Path,
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("variant", ["uefi", "lvm"])
+@pytest.mark.parametrize("variant", ["uefi", "lvm", "lvm-second"])
 def test_other_layouts_boot(tmp_path: Path, state_dir: Path, variant: str) -> None:
     disks = Disks(variant, tmp_path, state_dir)
     assert not disks.convert().reapplied
     disks.boots(uefi=variant == "uefi")
+
+
+@pytest.mark.full
+def test_a_dracut_guest_that_knows_its_old_disk_boots(tmp_path: Path, state_dir: Path) -> None:
+    """Its initramfs lacks virtio, and a hook in it waits for /dev/sda1."""
+    disks = Disks("dracut", tmp_path, state_dir)
+    result = disks.convert()
+    assert result.summary.done.way == "fast"
+    assert any("merged index" in line for line in result.messages)
+    assert any("no wait for /dev/sda1" in line for line in result.messages)
+    disks.boots()
+    disks.boots("vmware")
+
+
+@pytest.mark.full
+def test_unconverted_the_dracut_guest_does_not_boot_on_virtio(tmp_path: Path) -> None:
+    machine = Machine(replica_of("dracut", tmp_path), "raw")
+    with pytest.raises(BootFailed), Console(machine) as console:
+        console.wait_for(LOGIN, BOOT_TIMEOUT_S)
+
+
+@pytest.mark.full
+def test_an_encrypted_root_boots_with_its_passphrase(tmp_path: Path, state_dir: Path) -> None:
+    disks = Disks("luks", tmp_path, state_dir)
+    process = disks.start()
+    output, _ = process.communicate()
+    assert process.returncode != 0, "without a passphrase it must be refused"
+    assert disks.convert("--passphrase", "wrong", "--passphrase", PASSPHRASE).summary.done.way == "fast"
+    disks.boots(passphrase=PASSPHRASE)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("variant", ["bios", "dracut"])
+def test_the_full_way_boots(tmp_path: Path, state_dir: Path, variant: str) -> None:
+    """The guest's own tools, run in the appliance, make the initramfs anew."""
+    disks = Disks(variant, tmp_path, state_dir)
+    assert disks.convert("--way", "full").summary.done.way == "full"
+    disks.boots()
