@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from coriolis.convert.guest import Guest
-from coriolis.convert.linux.installed import dpkg_packages, has_unit
+from coriolis.convert.linux.installed import dpkg_packages, units
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,17 +191,18 @@ class Found:
 def strangers(guest: Guest, platform: str) -> list[Found]:
     """The agents in the guest that are not at home on ``platform``."""
     packages = dpkg_packages(guest)
-    found = (_look(guest, agent, packages) for agent in AGENTS if platform not in agent.home)
+    present = units(guest)
+    found = (_look(guest, agent, packages, present) for agent in AGENTS if platform not in agent.home)
     return [one for one in found if one is not None]
 
 
-def _look(guest: Guest, agent: Agent, dpkg: frozenset[str]) -> Found | None:
+def _look(guest: Guest, agent: Agent, dpkg: frozenset[str], present: frozenset[str]) -> Found | None:
     there = matching(dpkg, agent.packages)
-    units = tuple(unit for unit in agent.units if has_unit(guest, unit))
-    if not there and not units and not any(guest.is_file(path) for path in agent.files):
+    own = tuple(unit for unit in agent.units if unit in present)
+    if not there and not own and not any(guest.is_file(path) for path in agent.files):
         return None
     candidates = tuple(name for name in agent.packages if "*" not in name)
-    return Found(agent, there if dpkg else candidates, units)
+    return Found(agent, there if dpkg else candidates, own)
 
 
 def matching(packages: Iterable[str], patterns: Iterable[str]) -> tuple[str, ...]:

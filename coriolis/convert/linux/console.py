@@ -18,7 +18,7 @@ GRUB_ENVIRONMENTS = ("/boot/grub2/grubenv", "/boot/grub/grubenv")
 MAX_ENTRIES = 100
 _KERNEL_LINE = re.compile(r"(?m)^([ \t]*(?:linux(?:16|efi)?|kernel)[ \t]+\S*vmlinu[xz]\S*)([^\n]*)$")
 _OPTIONS = re.compile(r"(?m)^(options[ \t]+)([^\n]*)$")
-_DEFAULTS = re.compile(r"(?m)^([ \t]*GRUB_CMDLINE_LINUX=)([\"']?)([^\n]*?)\2[ \t]*$")
+_DEFAULTS = re.compile(r"(?m)^([ \t]*GRUB_CMDLINE_LINUX=)([^\n]*)$")
 _QUOTE = '"'
 _KERNELOPTS = re.compile(r"(?m)^(kernelopts=)([^\n]*)$")
 
@@ -60,7 +60,14 @@ def in_entry(text: str, serial: str) -> str:
 
 def in_defaults(text: str, serial: str) -> str:
     """``/etc/default/grub``, for the guest's next own update."""
-    return _DEFAULTS.sub(lambda m: f"{m[1]}{m[2] or _QUOTE}{with_consoles(m[3].strip(), serial)}{m[2] or _QUOTE}", text)
+
+    def change(match: re.Match[str]) -> str:
+        value = match[2].strip()
+        quote = value[0] if value[:1] in ("'", '"') and value[-1] == value[0] and len(value) > 1 else ""
+        inner = value[1:-1] if quote else value
+        return f"{match[1]}{quote or _QUOTE}{with_consoles(inner.strip(), serial)}{quote or _QUOTE}"
+
+    return _DEFAULTS.sub(change, text)
 
 
 def in_environment(text: str, serial: str) -> str:

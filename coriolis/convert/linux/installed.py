@@ -24,12 +24,9 @@ def has_systemd(guest: Guest) -> bool:
     return any(guest.is_file(path) for path in _SYSTEMD)
 
 
-def has_unit(guest: Guest, unit: str) -> bool:
-    """Whether the guest has a systemd unit of that name, masked or not."""
-    return any(
-        guest.is_file(f"{directory}/{unit}") or guest.read_link(f"{directory}/{unit}") is not None
-        for directory in UNIT_DIRECTORIES
-    )
+def units(guest: Guest) -> frozenset[str]:
+    """Names of all systemd units of the guest, masked ones too."""
+    return frozenset(name for directory in UNIT_DIRECTORIES for name in guest.listdir(directory))
 
 
 def dpkg_packages(guest: Guest) -> frozenset[str]:

@@ -34,6 +34,8 @@ class Changes:
 def planned(guest: Guest, nics: Sequence[Nic]) -> Changes:
     """What turning the asked interfaces into DHCP takes. Reads only."""
     changes = Changes()
+    if all(nic.addressing == "keep" for nic in nics):
+        return changes
     named = interfaces(guest, nics)
     configs = config_files(guest)
     for nic in nics:

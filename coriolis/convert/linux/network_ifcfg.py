@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from coriolis.convert.linux.network import Interface, macs_in, physical
 
-_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*?)\s*$")
+_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
 _STATIC = re.compile(
     r"IPADDR\w*|NETMASK\w*|PREFIX\w*|GATEWAY\w*|DNS\d*|DOMAIN|SEARCH|BROADCAST\w*|NETWORK\d*|LABEL\w*|"
     r"REMOTE_IPADDR\w*|SCOPE\w*|IPV6ADDR\w*|IPV6_DEFAULTGW|ARPCHECK"
@@ -20,7 +20,7 @@ _PORT_OF = ("MASTER", "MASTER_UUID", "BRIDGE", "TEAM_MASTER", "BONDING_MASTER", 
 def values(text: str) -> dict[str, str]:
     """The assignments, unquoted; the last of a name counts."""
     found = (_LINE.match(line) for line in text.splitlines() if not line.lstrip().startswith("#"))
-    return {match[1]: match[2].strip("\"'") for match in found if match}
+    return {match[1]: match[2].strip().strip("\"'") for match in found if match}
 
 
 def names(file_name: str, text: str) -> list[str]:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from coriolis.convert.linux.network import Interface, physical
 
 _KEYWORD = re.compile(r"\s*(iface|auto|allow-\S+|mapping|source|source-directory|no-auto-down|no-scripts|template)\s")
-_STATIC_OPTION = re.compile(
-    r"\s*(address|netmask|network|broadcast|gateway|pointopoint|scope|metric|autoconf|accept_ra|dad-attempts|"
-    r"dns-\S+|(?:pre-|post-)?up\s.*\b(?:ip|route|ifconfig)\s.*|(?:pre-|post-)?down\s.*\b(?:ip|route|ifconfig)\s.*)"
-    r"(?:\s|$)"
+_STATIC_OPTIONS = frozenset(
+    "address netmask network broadcast gateway pointopoint scope metric autoconf accept_ra dad-attempts".split()
 )
+_COMMANDS = ("up", "pre-up", "post-up", "down", "pre-down", "post-down")
+_ADDRESS_TOOLS = ("ip", "route", "ifconfig")
 
 
 def names(text: str) -> list[str]:
@@ -72,11 +72,18 @@ def _kept_options(lines: list[str]) -> list[str]:
     dropping = continued = False
     for line in lines:
         if not continued:
-            dropping = _STATIC_OPTION.match(line) is not None
+            dropping = _is_static(line.split())
         continued = line.rstrip().endswith("\\")
         if not dropping:
             kept.append(line)
     return kept
+
+
+def _is_static(words: list[str]) -> bool:
+    """Whether an option sets addresses, routes or resolvers, or runs a program that does."""
+    if words and words[0] in _COMMANDS:
+        return any(word.rpartition("/")[2] in _ADDRESS_TOOLS for word in words[1:])
+    return bool(words) and (words[0] in _STATIC_OPTIONS or words[0].startswith("dns-"))
 
 
 def _without_aliases(line: str, words: list[str], name: str) -> str:

@@ -13,9 +13,9 @@ from coriolis.convert.text import shown
 from coriolis.errors import Unsupported
 
 STATIC_KEYS = ("addresses", "gateway4", "gateway6", "routes", "routing-policy", "nameservers")
-_FLOW = re.compile(r"(?m)^\s*(?:\{|network:\s*\{|ethernets:\s*\{)")
-_SET_NAME = re.compile(r"(?m)^\s*set-name:\s*[\"']?([\w.-]+)")
-_SHARED = re.compile(r"(?::|-)\s+[&*]\w|<<:")
+_FLOW = re.compile(r"(?m)^[ \t]*(?:\{|network:[ \t]*\{|ethernets:[ \t]*\{)")
+_SET_NAME = re.compile(r"(?m)^[ \t]*set-name:[ \t]*[\"']?([\w.-]+)")
+_SHARED = re.compile(r"[:-][ \t][ \t]*[&*]\w|<<:")
 
 
 @dataclass(frozen=True, slots=True)

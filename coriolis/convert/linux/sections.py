@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 _HEADER = re.compile(r"\s*\[([^\]\n]*)\]\s*$")
-_ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=\s*(.*?)\s*$")
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=(.*)$")
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Section:
 def assignment(line: str) -> tuple[str, str]:
     """(key, value) of a line, two empty strings when it is none."""
     match = _ASSIGNMENT.match(line)
-    return (match[1], match[2]) if match else ("", "")
+    return (match[1], match[2].strip()) if match else ("", "")
 
 
 def split(text: str) -> list[Section]:

@@ -13,7 +13,7 @@ RELABEL = "/.autorelabel"
 
 def mode(guest: Guest) -> str:
     """``enforcing``, ``permissive``, ``disabled``; empty for a guest without SELinux."""
-    found = re.findall(r"(?m)^\s*SELINUX\s*=\s*(\w+)", read_text(guest, CONFIG))
+    found = re.findall(r"(?m)^[ \t]*SELINUX[ \t]*=[ \t]*(\w+)", read_text(guest, CONFIG))
     return found[-1].lower() if found else ""
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coriolis.convert.linux import console
 from coriolis.convert.linux import network_ifcfg as ifcfg
 from coriolis.convert.linux import network_interfaces as interfaces
 from coriolis.convert.linux import network_keyfile as keyfile
@@ -279,3 +280,33 @@ def test_any_text_ends_in_a_text_or_a_reason(text: str) -> None:
             assert change(new, ONE) == new
         except Unsupported:
             pass
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "nasty",
+    [
+        "\n" * 200_000,
+        "ethernets:\n" * 20_000,
+        "IPADDR=" + " " * 200_000 + "x",
+        "\tup " + "ip " * 60_000,
+        "set-name:" * 20_000,
+        "[Match]\nName=" + "a " * 100_000,
+        "iface ens192 inet static\n" * 10_000,
+        "    addresses: " + "- &" * 50_000,
+        "00:" * 60_000,
+        "auto " + "ens192:1 " * 20_000,
+    ],
+)
+def test_hostile_texts_take_no_time(nasty: str) -> None:
+    for text in (nasty, ENI + nasty, NETPLAN + nasty, KEYFILE + nasty):
+        for names_of in (interfaces.names, netplan.names, keyfile.names, networkd.names, netplan.bound):
+            assert len(names_of(text)) <= 64 or names_of is netplan.bound
+        for change in (interfaces.to_dhcp, keyfile.to_dhcp, networkd.to_dhcp, netplan.to_dhcp):
+            try:
+                change(text, ONE)
+            except Unsupported:
+                continue
+        ifcfg.to_dhcp("ifcfg-ens192", text, ONE)
+        console.in_grub(text, "ttyS0")
+        console.in_defaults("GRUB_CMDLINE_LINUX=" + text, "ttyS0")
