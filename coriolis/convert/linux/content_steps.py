@@ -50,12 +50,15 @@ class _Content:
 
     def __init__(self, guest: Guest, family: LinuxFamily, system: System, job: Job) -> None:
         self._guest, self._family, self._system, self._job = guest, family, system, job
+        self._pins = network_pins.planned_pins(guest, job.nics)
         self._strangers = agents.strangers(guest, job.platform.name)
         self._needs = packages.needs(guest, family, system, job)
         self._scripts: dict[str, bytes] = {}
 
     def findings(self) -> list[Finding]:
         found = list(network_addressing.planned(self._guest, self._job.nics).findings)
+        for message in self._pins.messages if self._job.nics else ():
+            found.append(Finding("warning", "NIC_UNMATCHED", message, "look at the network after the first start"))
         first = [need.name for need in self._needs if need.way == "first boot"]
         if first:
             found.append(
@@ -70,7 +73,7 @@ class _Content:
 
     def steps(self) -> list[Step]:
         job = self._job
-        pins = len(network_pins.planned_pins(self._guest, job.nics).pairs)
+        pins = len(self._pins.pairs)
         steps = [Step("network-names", f"bind the names of {pins} network interfaces to their MACs", self._pin)]
         dynamic = [nic.mac for nic in job.nics if nic.addressing == "dhcp"]
         if dynamic:

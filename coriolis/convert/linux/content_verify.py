@@ -27,7 +27,10 @@ def verify(guest: Guest, family: LinuxFamily, job: Job, facts: Facts) -> None:
         if silent:
             raise Corrupt(f"{shown(silent[0])} does not name the console {job.platform.console}")
     expected = [f"30-user-{n:02d}" for n, _ in enumerate(_first_boot_scripts(job))]
-    if family.rebuild and facts.way != "full" and job.way != "full":
+    in_appliance = facts.way == "full" or job.way == "full"
+    if any(one.startswith("first boot:") or (one.startswith("bundle:") and not in_appliance) for one in facts.packages):
+        expected.append("20-install-packages")
+    if family.rebuild and not in_appliance:
         expected.append("40-initramfs")
     first_boot.verify(guest, expected)
 

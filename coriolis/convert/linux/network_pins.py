@@ -32,8 +32,6 @@ def planned_pins(guest: Guest, nics: Sequence[Nic]) -> network.Pins:
 def pin_names(guest: Guest, nics: Sequence[Nic], say: Say) -> list[tuple[str, str]]:
     """Write the pairs; they. Files that bind a name to a MAC that the machine does not have get the new one."""
     pins = planned_pins(guest, nics)
-    for message in pins.messages:
-        say(message)
     _replace_stale(guest, nics, pins.pairs, say)
     if pins.pairs and understands_links(guest):
         for mac, name in pins.pairs:

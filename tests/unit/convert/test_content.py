@@ -401,6 +401,12 @@ def test_addresses_that_cannot_be_replaced_are_found_beforehand(guest: ScriptedG
     assert guest.path("/etc/netplan/01.yaml").read_bytes() == flow
 
 
+def test_names_and_interfaces_that_do_not_match_are_found_beforehand(guest: ScriptedGuest) -> None:
+    two = (Nic(MAC), Nic("00:50:56:9a:11:23"))
+    findings = [one.message for one in plan_guest(guest, Job(KVM, two)).findings if one.code == "NIC_UNMATCHED"]
+    assert findings == ["no name is configured for the interface 00:50:56:9a:11:23"]
+
+
 def test_what_was_static_is_kept_beside(guest: ScriptedGuest) -> None:
     old = b"auto ens192\niface ens192 inet static\n\taddress 10.0.0.5/24\n"
     guest.write("/etc/network/interfaces", old)
