@@ -9,7 +9,19 @@ from coriolis.convert.linux.network import Interface, physical
 
 _KEYWORD = re.compile(r"\s*(iface|auto|allow-\S+|mapping|source|source-directory|no-auto-down|no-scripts|template)\s")
 _STATIC_OPTIONS = frozenset(
-    ["address", "netmask", "network", "broadcast", "gateway", "pointopoint", "scope", "metric", "autoconf", "accept_ra", "dad-attempts"]
+    [
+        "address",
+        "netmask",
+        "network",
+        "broadcast",
+        "gateway",
+        "pointopoint",
+        "scope",
+        "metric",
+        "autoconf",
+        "accept_ra",
+        "dad-attempts",
+    ]
 )
 _COMMANDS = ("up", "pre-up", "post-up", "down", "pre-down", "post-down")
 _ADDRESS_TOOLS = ("ip", "route", "ifconfig")
