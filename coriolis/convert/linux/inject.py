@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from coriolis.convert.guest import MAX_MODULE_BYTES, MAX_TEXT_BYTES, Guest, read, read_text
-from coriolis.convert.linux import cpio, image, initramfs, kernels, modules, stale
+from coriolis.convert.linux import cpio, image, initramfs, kernels, lvm, modules, stale
 from coriolis.convert.linux.compression import plain_module
 from coriolis.convert.linux.depmod import INDEX_FILES, index_of
 from coriolis.convert.linux.kernels import Initramfs
@@ -112,7 +112,9 @@ def index_for(guest: Guest, needed: modules.Closure) -> Index:
         return "merged"
     encrypted = any(line.split("#")[0].split() for line in read_text(guest, "/etc/crypttab").splitlines())
     resume = read_text(guest, "/etc/initramfs-tools/conf.d/resume")
-    return "merged" if encrypted or "=/dev/" in resume else "full"
+    filters = read_text(guest, "/etc/lvm/lvm.conf")
+    bound = encrypted or "=/dev/" in resume or lvm.without_old_filters(filters) != filters
+    return "merged" if bound else "full"
 
 
 def _inject(guest: Guest, platform: TargetPlatform, one: Initramfs, say: Say) -> Injection:
