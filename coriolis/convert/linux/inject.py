@@ -6,6 +6,7 @@ is undone by cutting the file at its old length, which the record keeps. A secon
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ MARK = "etc/coriolis-converted"
 MAX_INDEX_BYTES = 32 << 20
 BOOT_RESERVE_BYTES = 1 << 20
 _INITRAMFS_TOOLS = ("/usr/sbin/update-initramfs", "/usr/sbin/mkinitramfs")
+_CHECKSUMS = "/var/lib/initramfs-tools"
 _DRACUT = ("/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut")
 _KEPT_LISTS = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 
@@ -60,6 +62,7 @@ def inject_all(guest: Guest, platform: TargetPlatform, images: Sequence[Initramf
     try:
         for one in images:
             done.append(_inject(guest, platform, one, say))
+            _keep_checksum(guest, one)
             say(f"{shown(one.path)}: {len(done[-1].modules)} modules, {done[-1].added} bytes, {done[-1].index} index")
     except (Unsupported, Corrupt, QuotaExceeded):
         for injection in done:
@@ -96,6 +99,7 @@ def undo(guest: Guest, say: Say) -> None:
         known = old_size > cpio.HEADER_BYTES and added > 0 and kernels.is_initramfs(guest, path)
         if known and guest.size(path) == old_size + added:
             guest.truncate(path, old_size)
+            _keep_checksum(guest, Initramfs(path, str(record[path].get("version", ""))))
             say(f"{shown(path)}: the archive of a former conversion was removed")
     guest.remove(RECORD)
 
@@ -139,6 +143,14 @@ def _inject(guest: Guest, platform: TargetPlatform, one: Initramfs, say: Say) ->
         )
     guest.write_at(one.path, old_size, added)
     return Injection(one.path, one.version, old_size, len(added), needed.paths, needed.names, index)
+
+
+def _keep_checksum(guest: Guest, one: Initramfs) -> None:
+    """initramfs-tools of Debian 8 and Ubuntu 14.04 refuses to update an image that it did not write itself."""
+    state = f"{_CHECKSUMS}/{one.version}"
+    if "/" not in one.version and guest.is_file(state) and "altered" in read_text(guest, _INITRAMFS_TOOLS[0]):
+        digest = hashlib.sha1(read(guest, one.path, initramfs.MAX_INITRAMFS_BYTES), usedforsecurity=False)
+        guest.write(state, f"{digest.hexdigest()}  {one.path}\n".encode())
 
 
 def _kernel_config(guest: Guest, version: str) -> str:
