@@ -77,8 +77,10 @@ def list_drivers(guest: Guest, platform: TargetPlatform, say: Say) -> None:
     _edit(guest, "/etc/initramfs-tools/modules", lambda text: bootfiles.with_modules(text, wanted), say)
     _edit(guest, "/etc/sysconfig/kernel", lambda text: bootfiles.with_initrd_modules(text, wanted), say)
     if guest.is_dir("/etc/dracut.conf.d"):
-        guest.write(DRACUT_DRIVERS, encode(bootfiles.with_drivers(kernels.loadable(guest, wanted))))
-        say(f"{DRACUT_DRIVERS}: written")
+        text = bootfiles.with_drivers(kernels.loadable(guest, wanted))
+        if text != read_text(guest, DRACUT_DRIVERS):
+            guest.write(DRACUT_DRIVERS, encode(text))
+            say(f"{DRACUT_DRIVERS}: written")
 
 
 def add_fallback_loader(guest: Guest, say: Say) -> None:

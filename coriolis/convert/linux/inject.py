@@ -67,6 +67,7 @@ def inject_all(guest: Guest, platform: TargetPlatform, images: Sequence[Initramf
     except (Unsupported, Corrupt, QuotaExceeded):
         for injection in done:
             guest.truncate(injection.path, injection.old_size)
+            _keep_checksum(guest, Initramfs(injection.path, injection.version))
         raise
     guest.write(RECORD, encode(json.dumps({one.path: asdict(one) for one in done}, indent=1)))
     return done
@@ -123,16 +124,15 @@ def index_for(guest: Guest, needed: modules.Closure) -> Index:
 
 def _inject(guest: Guest, platform: TargetPlatform, one: Initramfs, say: Say) -> Injection:
     old_size = guest.size(one.path)
-
-    def read_at(offset: int, length: int) -> bytes:
-        return guest.read_at(one.path, offset, length)
-
-    last = initramfs.segments(read_at, old_size)[-1]
-    if last.kind == "lz4":
-        initramfs.refuse_padded_lz4(read_at, last.offset, old_size)
     needed = kernels.needed_modules(guest, platform, one.version)
     index = index_for(guest, needed)
-    archive = _merged_archive(guest, one, needed, say) if index == "merged" else _full_archive(guest, one, needed)
+    if index == "merged":
+        image_bytes = read(guest, one.path, initramfs.MAX_INITRAMFS_BYTES)
+        last = _appendable(lambda offset, length: image_bytes[offset : offset + length], old_size)
+        archive = _merged_archive(guest, one, image.files_of(image_bytes), needed, say)
+    else:
+        last = _appendable(lambda offset, length: guest.read_at(one.path, offset, length), old_size)
+        archive = _full_archive(guest, one, needed)
     use_gzip = initramfs.kernel_unpacks_gzip(_kernel_config(guest, one.version))
     added = initramfs.appendix(old_size, last.kind, archive, use_gzip=use_gzip)
     directory = one.path.rpartition("/")[0]
@@ -143,6 +143,14 @@ def _inject(guest: Guest, platform: TargetPlatform, one: Initramfs, say: Say) ->
         )
     guest.write_at(one.path, old_size, added)
     return Injection(one.path, one.version, old_size, len(added), needed.paths, needed.names, index)
+
+
+def _appendable(read_at: initramfs.ReadAt, size: int) -> initramfs.Segment:
+    """The last segment of an image. Raises Unsupported when nothing can follow it."""
+    last = initramfs.segments(read_at, size)[-1]
+    if last.kind == "lz4":
+        initramfs.refuse_padded_lz4(read_at, last.offset, size)
+    return last
 
 
 def _keep_checksum(guest: Guest, one: Initramfs) -> None:
@@ -171,13 +179,12 @@ def _full_archive(guest: Guest, one: Initramfs, needed: modules.Closure) -> byte
     return writer.finish()
 
 
-def _merged_archive(guest: Guest, one: Initramfs, needed: modules.Closure, say: Say) -> bytes:
+def _merged_archive(guest: Guest, one: Initramfs, files: image.Files, needed: modules.Closure, say: Say) -> bytes:
     """Modules that the image lacks, an index of what it then holds, and replacements of what it knows of old disks.
 
     Raises Unsupported for an image that loads drivers by lists of its own only.
     """
     tree, top = f"/lib/modules/{one.version}", f"lib/modules/{one.version}"
-    files = image.files_of(read(guest, one.path, initramfs.MAX_INITRAMFS_BYTES))
     if not image.has_udev(files):
         raise Unsupported(f"{shown(one.path)} has no udev: it would not load what is added to it")
     present = image.modules_in(files, one.version)
