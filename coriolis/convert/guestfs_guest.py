@@ -20,16 +20,14 @@ from typing import Any, TypeVar
 import guestfs
 
 from coriolis.convert.guest import MAX_LISTING
+from coriolis.convert.guest_shell import guest_command, outcome, timed_out
 from coriolis.convert.linux.devices import Devices
 from coriolis.convert.text import shown
 from coriolis.errors import Corrupt, TimedOut, Unavailable, Unsupported
 
 PIECE_BYTES = 1 << 20  # the appliance's protocol carries at most 4 MiB a message
-MAX_OUTPUT_CHARS = 64 << 10
 MAX_LAST_WORDS = 300
 KILL_GRACE_S = 30.0
-_STATUS = "coriolis-status:"
-_TIMEOUT_STATUS = (124, 137)  # of timeout(1): ended, killed
 _SELINUX = "security.selinux"
 
 _T = TypeVar("_T")
@@ -160,7 +158,7 @@ class GuestfsGuest:
             raise Unavailable(f"the guest's {name} cannot be run: {shown(_first_line(error))}") from error
         finally:
             watch.cancel()
-        if status in _TIMEOUT_STATUS:
+        if timed_out(status):
             raise TimedOut(f"the guest's {name} did not end within {timeout_s:.0f} s")
         if status != 0:
             raise Unavailable(f"the guest's {name} failed with status {status}: {shown(output[-MAX_LAST_WORDS:])}")
@@ -192,23 +190,6 @@ class GuestfsGuest:
             self._g.lsetxattr(_SELINUX, label, len(label), path)
         except RuntimeError:
             return  # no SELinux in this guest, or a file system without attributes
-
-
-def guest_command(words: Sequence[str], timeout_s: float) -> list[str]:
-    """``words`` wrapped for the guest's shell: no input, both outputs cut at 64 KiB, and its exit status as the last
-    line, for a pipe would hide it. The guest's ``timeout``, where it has one, ends the program alone.
-    """
-    limit = f"$(command -v timeout >/dev/null && echo timeout -k 10 {timeout_s:.0f})"
-    script = f'{{ {limit} "$@" </dev/null 2>&1; echo "{_STATUS}$?"; }} | tail -c {MAX_OUTPUT_CHARS}'
-    return ["/bin/sh", "-c", script, "coriolis", *words]
-
-
-def outcome(output: str) -> tuple[int, str]:
-    """(exit status, what was printed) of a ``guest_command``; status -1 when the shell never said it."""
-    text, mark, status = output.rpartition(_STATUS)
-    if not mark or not status.strip().isdigit():
-        return -1, output[-MAX_OUTPUT_CHARS:]
-    return int(status), text.rstrip("\n")
 
 
 def _first_line(error: Exception) -> str:

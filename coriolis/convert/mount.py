@@ -17,22 +17,30 @@ from coriolis.errors import Corrupt, Unsupported
 MAX_TABLE_BYTES = 256 << 10
 MAX_ENCRYPTED_DEVICES = 16
 MAX_PASSPHRASES = 8
-_TAGS = {"UUID": "UUID", "LABEL": "LABEL", "PART_ENTRY_UUID": "PARTUUID", "PART_ENTRY_NAME": "PARTLABEL"}
+MAX_BLOCK_DEVICES = 300
+_TAGS = {
+    "TYPE": "TYPE",
+    "UUID": "UUID",
+    "LABEL": "LABEL",
+    "PART_ENTRY_UUID": "PARTUUID",
+    "PART_ENTRY_NAME": "PARTLABEL",
+}
 _MDADM = ("/etc/mdadm/mdadm.conf", "/etc/mdadm.conf")
 
 
 def mount_guest(handle: Any, passphrases: Sequence[str], say: Say) -> GuestfsGuest:
     """Find the one system, mount it read-write. Raises Unsupported, Corrupt."""
-    systems: dict[str, str] = ask("list file systems", handle.list_filesystems)
-    encrypted = sorted(device for device, kind in systems.items() if kind == "crypto_LUKS")
+    found = _look_at(handle, {})
+    encrypted = sorted(device for device, tags in found.items() if tags.get("TYPE") == "crypto_LUKS")
     opened = _open_encrypted(handle, encrypted, passphrases, say)
     if opened:
-        systems = ask("list file systems", handle.list_filesystems)
+        found = _look_at(handle, found)
+    systems: dict[str, str] = ask("list file systems", handle.list_filesystems)
     plain, subvolumes = detect.split_file_systems(systems)
     closed = [device for device in encrypted if device not in opened]
     root = detect.only_root(_roots(handle, plain, subvolumes), closed)
 
-    devices = Devices(_tags(handle, plain), len(ask("list disks", handle.list_devices)))
+    devices = Devices(found, len(ask("list disks", handle.list_devices)))
     for uuid in devices.doubled():
         say(f"two file systems have the UUID {shown(uuid)}: it is not used")
     ask("mount the root", lambda: handle.mount(root.device, "/"))
@@ -104,13 +112,20 @@ def _table(handle: Any, path: str) -> str:
     return decode(handle.pread(path, MAX_TABLE_BYTES, 0)) if _has(handle, path) else ""
 
 
-def _tags(handle: Any, plain: dict[str, str]) -> dict[str, dict[str, str]]:
-    found = {}
-    for device in plain:
+def _look_at(handle: Any, known: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Every block device -> its tags and TYPE, what is known kept. libguestfs's own list leaves out encrypted ones."""
+    names: set[str] = set()
+    for kind in ("devices", "partitions", "md_devices", "dm_devices"):
+        names |= set(ask(f"list {kind}", getattr(handle, f"list_{kind}")))
+    names |= set(ask("list logical volumes", handle.lvs))
+    if len(names) > MAX_BLOCK_DEVICES:
+        raise Unsupported(f"the disks hold more than {MAX_BLOCK_DEVICES} partitions and volumes")
+    found = dict(known)
+    for device in sorted(names - known.keys()):
         try:
             tags: dict[str, str] = handle.blkid(device)
         except RuntimeError:
-            tags = {}
+            tags = {}  # nothing known lies there
         found[device] = {ours: tags[theirs] for theirs, ours in _TAGS.items() if tags.get(theirs)}
     return found
 

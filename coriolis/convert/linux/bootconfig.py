@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coriolis.convert.guest import Guest, read_text
-from coriolis.convert.linux import bootfiles, esp, kernels
+from coriolis.convert.linux import bootfiles, esp, kernels, lvm
 from coriolis.convert.platforms import TargetPlatform
 from coriolis.convert.plugin import Say
 from coriolis.convert.text import encode, shown
@@ -63,6 +63,7 @@ def edit_boot_files(guest: Guest, platform: TargetPlatform, say: Say) -> None:
     defaults = [f"/etc/default/grub.d/{name}" for name in guest.listdir("/etc/default/grub.d")]
     for path in ("/etc/default/grub", *(path for path in defaults if path.endswith(".cfg"))):
         _edit(guest, path, lambda text: bootfiles.grub_defaults(text, guest.uuid_of), say)
+    _edit(guest, "/etc/lvm/lvm.conf", lvm.without_old_filters, say)
     list_drivers(guest, platform, say)
     for path in _DEVICE_LISTS:
         if guest.is_file(path):
@@ -76,8 +77,10 @@ def list_drivers(guest: Guest, platform: TargetPlatform, say: Say) -> None:
     _edit(guest, "/etc/initramfs-tools/modules", lambda text: bootfiles.with_modules(text, wanted), say)
     _edit(guest, "/etc/sysconfig/kernel", lambda text: bootfiles.with_initrd_modules(text, wanted), say)
     if guest.is_dir("/etc/dracut.conf.d"):
-        guest.write(DRACUT_DRIVERS, encode(bootfiles.with_drivers(kernels.loadable(guest, wanted))))
-        say(f"{DRACUT_DRIVERS}: written")
+        text = bootfiles.with_drivers(kernels.loadable(guest, wanted))
+        if text != read_text(guest, DRACUT_DRIVERS):
+            guest.write(DRACUT_DRIVERS, encode(text))
+            say(f"{DRACUT_DRIVERS}: written")
 
 
 def add_fallback_loader(guest: Guest, say: Say) -> None:

@@ -22,7 +22,7 @@ _UUID = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 @dataclass(slots=True)
 class Devices:
-    """``tags``: appliance device -> its UUID, LABEL, PARTUUID, PARTLABEL, those it has.
+    """``tags``: appliance device -> its TYPE, UUID, LABEL, PARTUUID, PARTLABEL, those it has.
 
     ``aliases``: names that the guest's own files give to an appliance device. ``disks``: how many whole disks.
     """
@@ -37,7 +37,8 @@ class Devices:
         tag, value = self._tagged(name)
         if tag:
             found = [device for device, has in self.tags.items() if same_tag(tag, has.get(tag, ""), value)]
-            return found[0] if len(found) == 1 else None
+            spread = all(self.tags[device].get("TYPE") == "btrfs" for device in found)  # one file system, many devices
+            return found[0] if found and (len(found) == 1 or spread) else None
         if name in self.aliases:
             return self.aliases[name]
         part = _PART_OF_DISK.fullmatch(name) if re.fullmatch(bootfiles.BUS_NAME, name) else None
@@ -58,7 +59,8 @@ class Devices:
 
     def doubled(self) -> list[str]:
         """UUIDs that more than one device claims: the kernel would take either, so they are nobody's."""
-        claims = [has["UUID"] for has in self.tags.values() if has.get("UUID")]
+        members = ("linux_raid_member", "LVM2_member", "btrfs")  # several devices of one array share its UUID
+        claims = [has["UUID"] for has in self.tags.values() if has.get("UUID") and has.get("TYPE") not in members]
         return sorted({uuid for uuid in claims if claims.count(uuid) > 1})
 
     @staticmethod

@@ -6,13 +6,14 @@ is undone by cutting the file at its old length, which the record keeps. A secon
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from coriolis.convert.guest import MAX_MODULE_BYTES, MAX_TEXT_BYTES, Guest, read, read_text
-from coriolis.convert.linux import cpio, image, initramfs, kernels, modules, stale
+from coriolis.convert.linux import cpio, image, initramfs, kernels, lvm, modules, stale
 from coriolis.convert.linux.compression import plain_module
 from coriolis.convert.linux.depmod import INDEX_FILES, index_of
 from coriolis.convert.linux.kernels import Initramfs
@@ -26,6 +27,7 @@ MARK = "etc/coriolis-converted"
 MAX_INDEX_BYTES = 32 << 20
 BOOT_RESERVE_BYTES = 1 << 20
 _INITRAMFS_TOOLS = ("/usr/sbin/update-initramfs", "/usr/sbin/mkinitramfs")
+_CHECKSUMS = "/var/lib/initramfs-tools"
 _DRACUT = ("/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut")
 _KEPT_LISTS = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 
@@ -60,10 +62,12 @@ def inject_all(guest: Guest, platform: TargetPlatform, images: Sequence[Initramf
     try:
         for one in images:
             done.append(_inject(guest, platform, one, say))
+            _keep_checksum(guest, one)
             say(f"{shown(one.path)}: {len(done[-1].modules)} modules, {done[-1].added} bytes, {done[-1].index} index")
     except (Unsupported, Corrupt, QuotaExceeded):
         for injection in done:
             guest.truncate(injection.path, injection.old_size)
+            _keep_checksum(guest, Initramfs(injection.path, injection.version))
         raise
     guest.write(RECORD, encode(json.dumps({one.path: asdict(one) for one in done}, indent=1)))
     return done
@@ -96,6 +100,7 @@ def undo(guest: Guest, say: Say) -> None:
         known = old_size > cpio.HEADER_BYTES and added > 0 and kernels.is_initramfs(guest, path)
         if known and guest.size(path) == old_size + added:
             guest.truncate(path, old_size)
+            _keep_checksum(guest, Initramfs(path, str(record[path].get("version", ""))))
             say(f"{shown(path)}: the archive of a former conversion was removed")
     guest.remove(RECORD)
 
@@ -112,21 +117,22 @@ def index_for(guest: Guest, needed: modules.Closure) -> Index:
         return "merged"
     encrypted = any(line.split("#")[0].split() for line in read_text(guest, "/etc/crypttab").splitlines())
     resume = read_text(guest, "/etc/initramfs-tools/conf.d/resume")
-    return "merged" if encrypted or "=/dev/" in resume else "full"
+    filters = read_text(guest, "/etc/lvm/lvm.conf")
+    bound = encrypted or "=/dev/" in resume or lvm.without_old_filters(filters) != filters
+    return "merged" if bound else "full"
 
 
 def _inject(guest: Guest, platform: TargetPlatform, one: Initramfs, say: Say) -> Injection:
     old_size = guest.size(one.path)
-
-    def read_at(offset: int, length: int) -> bytes:
-        return guest.read_at(one.path, offset, length)
-
-    last = initramfs.segments(read_at, old_size)[-1]
-    if last.kind == "lz4":
-        initramfs.refuse_padded_lz4(read_at, last.offset, old_size)
     needed = kernels.needed_modules(guest, platform, one.version)
     index = index_for(guest, needed)
-    archive = _merged_archive(guest, one, needed, say) if index == "merged" else _full_archive(guest, one, needed)
+    if index == "merged":
+        image_bytes = read(guest, one.path, initramfs.MAX_INITRAMFS_BYTES)
+        last = _appendable(lambda offset, length: image_bytes[offset : offset + length], old_size)
+        archive = _merged_archive(guest, one, image.files_of(image_bytes), needed, say)
+    else:
+        last = _appendable(lambda offset, length: guest.read_at(one.path, offset, length), old_size)
+        archive = _full_archive(guest, one, needed)
     use_gzip = initramfs.kernel_unpacks_gzip(_kernel_config(guest, one.version))
     added = initramfs.appendix(old_size, last.kind, archive, use_gzip=use_gzip)
     directory = one.path.rpartition("/")[0]
@@ -137,6 +143,22 @@ def _inject(guest: Guest, platform: TargetPlatform, one: Initramfs, say: Say) ->
         )
     guest.write_at(one.path, old_size, added)
     return Injection(one.path, one.version, old_size, len(added), needed.paths, needed.names, index)
+
+
+def _appendable(read_at: initramfs.ReadAt, size: int) -> initramfs.Segment:
+    """The last segment of an image. Raises Unsupported when nothing can follow it."""
+    last = initramfs.segments(read_at, size)[-1]
+    if last.kind == "lz4":
+        initramfs.refuse_padded_lz4(read_at, last.offset, size)
+    return last
+
+
+def _keep_checksum(guest: Guest, one: Initramfs) -> None:
+    """initramfs-tools of Debian 8 and Ubuntu 14.04 refuses to update an image that it did not write itself."""
+    state = f"{_CHECKSUMS}/{one.version}"
+    if "/" not in one.version and guest.is_file(state) and "altered" in read_text(guest, _INITRAMFS_TOOLS[0]):
+        digest = hashlib.sha1(read(guest, one.path, initramfs.MAX_INITRAMFS_BYTES), usedforsecurity=False)
+        guest.write(state, f"{digest.hexdigest()}  {one.path}\n".encode())
 
 
 def _kernel_config(guest: Guest, version: str) -> str:
@@ -157,13 +179,12 @@ def _full_archive(guest: Guest, one: Initramfs, needed: modules.Closure) -> byte
     return writer.finish()
 
 
-def _merged_archive(guest: Guest, one: Initramfs, needed: modules.Closure, say: Say) -> bytes:
+def _merged_archive(guest: Guest, one: Initramfs, files: image.Files, needed: modules.Closure, say: Say) -> bytes:
     """Modules that the image lacks, an index of what it then holds, and replacements of what it knows of old disks.
 
     Raises Unsupported for an image that loads drivers by lists of its own only.
     """
     tree, top = f"/lib/modules/{one.version}", f"lib/modules/{one.version}"
-    files = image.files_of(read(guest, one.path, initramfs.MAX_INITRAMFS_BYTES))
     if not image.has_udev(files):
         raise Unsupported(f"{shown(one.path)} has no udev: it would not load what is added to it")
     present = image.modules_in(files, one.version)

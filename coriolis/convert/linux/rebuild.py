@@ -71,6 +71,8 @@ def rebuild_all(
     with _for_this_run(guest, platform):
         for one in images:
             words = [word.format(version=one.version, path=one.path, kernel=_kernel(guest, one)) for word in command]
+            if one.version in found.bare:
+                words = ["-c" if word == "-u" else word for word in words]  # update-initramfs: there is none to update
             say(f"{shown(one.path)}: made anew by the guest's own {command[0]}")
             guest.run(words, timeout_s=REBUILD_TIMEOUT_S)
     if guest.is_file("/etc/selinux/config"):

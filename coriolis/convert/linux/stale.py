@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from coriolis.convert.linux import bootfiles
+from coriolis.convert.linux import bootfiles, lvm
 from coriolis.convert.linux.image import Files
 from coriolis.convert.text import decode, encode, shown
 
@@ -22,6 +22,7 @@ _OLD_WAIT_HOOK = re.compile(r"(^|/)(?:initqueue-finished|initqueue/finished)/[^/
 _DEVICE_UNIT = re.compile(r"^(etc/systemd/system)/[^/]+\.target\.(?:wants|requires)/(dev-[^/]+\.device)$")
 _UNIT_TIMEOUT = re.compile(r"^etc/systemd/system/(dev-[^/]+\.device)\.d/timeout\.conf$")
 _LVM_DEVICES = "etc/lvm/devices/system.devices"
+_LVM_SETTINGS = "etc/lvm/lvm.conf"
 _SHORT_WAIT = b"[Unit]\nJobTimeoutSec=1\nJobRunningTimeoutSec=1\n"
 
 
@@ -59,6 +60,9 @@ def _for_file(name: str, data: bytes, uuid_of: bootfiles.UuidOf) -> Replacement 
     if hook:
         device = unescaped_hook(hook[2])
         return Replacement(name, b"", f"no wait for {shown(device)}") if names_old_hardware(device) else None
+    if name == _LVM_SETTINGS:
+        settings = encode(lvm.without_old_filters(decode(data)))
+        return Replacement(name, settings, "LVM may use disks of any bus") if settings != data else None
     if _UNIT_TIMEOUT.match(name):
         return None  # by way of the unit that wants it
     change = next(

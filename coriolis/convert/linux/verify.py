@@ -89,12 +89,11 @@ def _verify_injection(guest: Guest, platform: TargetPlatform, one: Injection) ->
         raise Corrupt(f"{shown(one.path)} does not have the size it was given")
     appended = guest.read_at(one.path, one.old_size, one.added)
     padding = len(appended) - len(appended.lstrip(b"\0"))
-    last = initramfs.segments(lambda at, n: guest.read_at(one.path, at, n), one.old_size)[-1]
+    old = guest.read_at(one.path, 0, one.old_size) if one.index == "merged" else b""
+    last = initramfs.segments(lambda at, n: old[at : at + n] or guest.read_at(one.path, at, n), one.old_size)[-1]
     if last.kind != "lz4" and (one.old_size + padding) % 4:
         raise Corrupt(f"the archive appended to {shown(one.path)} is not aligned; the kernel would skip it")
-    files: dict[str, cpio.Member] = {}
-    if one.index == "merged":
-        files = image.files_of(guest.read_at(one.path, 0, one.old_size))
+    files = image.files_of(old) if old else {}
     files |= {member.name: member for member in cpio.members(initramfs.archive_in(appended))}
     needed = kernels.needed_modules(guest, platform, one.version)
     top, tree = f"lib/modules/{one.version}", f"/lib/modules/{one.version}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coriolis.convert.linux import cpio, initramfs
-from coriolis.convert.linux.inject import Injection, recorded
+from coriolis.convert.linux.inject import Injection, recorded, undo
 from coriolis.convert.linux.verify import verify_boot
 from coriolis.convert.platforms import target_platform
 from coriolis.convert.plugin import Facts, Job, Nic
@@ -90,6 +91,19 @@ def test_a_second_conversion_changes_nothing(guest: DirectoryGuest) -> None:
     assert {path: path.read_bytes() for path in guest.top.rglob("*") if path.is_file()} == first
     assert done.pins == []
     assert any("former conversion was removed" in line for line in said)
+
+
+def test_older_tools_find_the_checksum_of_the_converted_image(guest: DirectoryGuest) -> None:
+    """They refuse to update an image that is not the one they wrote."""
+    state = f"/var/lib/initramfs-tools/{VERSION}"
+    guest.write(state, b"0123  x\n")
+    guest.write("/usr/sbin/update-initramfs", b'echo "${initramfs} has been altered."\n')
+    run(guest)
+    digest = hashlib.sha1(guest.path(INITRD).read_bytes(), usedforsecurity=False).hexdigest()
+    assert text(guest, state) == f"{digest}  {INITRD}\n"
+    undo(guest, print)
+    digest = hashlib.sha1(guest.path(INITRD).read_bytes(), usedforsecurity=False).hexdigest()
+    assert text(guest, state) == f"{digest}  {INITRD}\n"
 
 
 def test_a_hostile_record_truncates_nothing_else(guest: DirectoryGuest) -> None:
