@@ -57,6 +57,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``data_ports``: ports that its data listeners may use (``7700-7799``); empty: any free one. ``inbound``: ``none``
     declares that nobody can dial this agent. ``relay``: copy encrypted bytes between two other agents that cannot
     dial each other. ``read_limit_bytes_per_s``: most that is read of one disk at the origin; 0 means no limit.
+    ``package_bundle``: directory with packages for converted guests, ``<distribution>/<version>/*.deb`` or ``*.rpm``.
+    ``virtio_win``: the virtio-win ISO, for Windows guests.
     """
 
     id: str = ""
@@ -71,6 +73,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     projects: list[str] = []
     read_limit_bytes_per_s: int = 0
     offers: list[OfferConfig] = []
+    package_bundle: str = ""
+    virtio_win: str = ""
     metrics_listen: str = ""
     etcd: EtcdConfig = EtcdConfig()
 

@@ -25,7 +25,18 @@ from gateway.edge import Edge, add_standard_headers
 from gateway.embedded_identity import EmbeddedIdentity
 from gateway.identity import TokenValidator
 from gateway.problems import RESOURCE_NOT_FOUND, UNEXPECTED, from_error, problem, unauthorized, validation_message
-from gateway.routes import events, health, identity, limits, links, manifests, migrations, secrets, services
+from gateway.routes import (
+    events,
+    health,
+    identity,
+    inspections,
+    limits,
+    links,
+    manifests,
+    migrations,
+    secrets,
+    services,
+)
 from gateway.settings import GatewayConfig
 from gateway.tokens import TokenSigner
 
@@ -58,6 +69,7 @@ def build_app(settings: GatewayConfig, backend: MeshBackend, validator: TokenVal
         events.router,
         migrations.router,
         manifests.router,
+        inspections.router,
         services.router,
         secrets.router,
         limits.router,

@@ -108,6 +108,18 @@ class MeshBackend:
             lambda channel: _jobs(channel).WatchMigration, request, lambda event: event.state.status in TERMINAL
         )
 
+    async def start_inspection(self, request: job_pb2.StartInspectionRequest) -> job_pb2.Inspection:
+        # two inspections do no harm, they only read
+        answer = await self._leader.call(lambda channel: _jobs(channel).StartInspection, request, repeatable=True)
+        started: job_pb2.Inspection = answer.inspection
+        return started
+
+    async def get_inspection(self, project_id: str, inspection_id: str) -> job_pb2.Inspection:
+        request = job_pb2.GetInspectionRequest(project_id=project_id, inspection_id=inspection_id)
+        answer = await self._leader.call(lambda channel: _jobs(channel).GetInspection, request, repeatable=True)
+        found: job_pb2.Inspection = answer.inspection
+        return found
+
     async def start_verification(
         self, project_id: str, migration_id: str, sample: str, seed: int | None
     ) -> job_pb2.Verification:

@@ -26,6 +26,8 @@ RULES: Mapping[str, frozenset[str]] = MappingProxyType(
         "migration:migrations:delete": WRITERS,
         "migration:migrations:verify": WRITERS,
         "migration:migrations:show_verification": READERS,
+        "migration:inspections:create": WRITERS,
+        "migration:inspections:show": READERS,
         "migration:manifests:list": READERS,
         "migration:manifests:show": READERS,
         "migration:services:list": READERS,

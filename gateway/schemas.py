@@ -91,6 +91,14 @@ class MigrationIn(Strict):
         bool | None, Field(description="Stop the origin before the last pass; default true")
     ] = None
     skip_os_morphing: bool | None = None
+    user_scripts: Annotated[
+        JsonObject | None,
+        Field(
+            description="{global: {os_type: S}, instances: {instance: S}}; S: a script, or a list of "
+            "{payload, phase: osmorphing_pre_os_mount | osmorphing_post_os_mount | replica_first_boot}",
+            examples=[{"global": {"linux": "#!/bin/sh\ntouch /etc/migrated\n"}, "instances": {}}],
+        ),
+    ] = None
     request_id: Annotated[
         str | None,
         Field(
@@ -105,6 +113,23 @@ class CreateMigrationBody(Strict):
     """The body of a creation."""
 
     migration: MigrationIn
+
+
+class InspectionIn(Strict):
+    """Which machine to look into, and for what it would be converted."""
+
+    origin: OriginIn
+    instance: Name
+    target_platform: Annotated[
+        str | None, Field(max_length=40, examples=["kvm"], description="What it would be converted for; default kvm")
+    ] = None
+    conversion: Annotated[JsonObject | None, Field(description="As conversion of a target_environment")] = None
+
+
+class CreateInspectionBody(Strict):
+    """The body of an inspection."""
+
+    inspection: InspectionIn
 
 
 class SecretIn(Strict):

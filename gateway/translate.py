@@ -9,7 +9,7 @@ from typing import Any
 
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2, endpoint_pb2, job_pb2, types_pb2
 from gateway.identity import Caller
-from gateway.schemas import MigrationIn
+from gateway.schemas import InspectionIn, MigrationIn
 
 Document = dict[str, Any]
 
@@ -35,6 +35,7 @@ def create_request(caller: Caller, body: MigrationIn, request_id: str) -> job_pb
         replication_count=body.replication_count or 0,
         skip_os_morphing=body.skip_os_morphing or False,
         notes=body.notes or "",
+        user_scripts_json=json.dumps(body.user_scripts) if body.user_scripts else "",
     )
     if body.shutdown_instances is not None:
         request.shutdown_instances = body.shutdown_instances
@@ -77,7 +78,7 @@ def migration(message: job_pb2.Migration, *, with_tasks: bool = True) -> Documen
         "destination_environment": target_environment,
         "network_map": target_environment.get("network_map") or {},
         "storage_mappings": {},
-        "user_scripts": {},
+        "user_scripts": _object(message.user_scripts_json),
         "notes": message.notes or None,
         "replication_count": message.replication_count,
         "shutdown_instances": message.shutdown_instances,
@@ -197,6 +198,36 @@ def job_progress(disks: Sequence[types_pb2.DiskProgress]) -> Document:
 
 def _ratio(before: int, after: int) -> float | None:
     return round(before / after, 3) if after else None
+
+
+def inspection_request(caller: Caller, body: InspectionIn) -> job_pb2.StartInspectionRequest:
+    """The inspection that ``body`` asks for, in the caller's project."""
+    return job_pb2.StartInspectionRequest(
+        project_id=caller.project_id,
+        user_id=caller.user_id,
+        origin=_endpoint(body.origin.type, body.origin.connection_info, body.origin.source_environment),
+        instance=body.instance,
+        target_platform=body.target_platform or "",
+        conversion_json=json.dumps(body.conversion) if body.conversion else "",
+    )
+
+
+def inspection(message: job_pb2.Inspection) -> Document:
+    """An inspection; what it found is null before its end."""
+    found = _object(message.found_json)
+    return {
+        "id": message.id,
+        "instance": message.instance,
+        "status": message.status,
+        "target_platform": message.target_platform,
+        "message": message.message or None,
+        "system": found.get("system"),
+        "steps": found.get("steps", []),
+        "findings": found.get("findings", []),
+        "convertible": found.get("convertible"),
+        "events": list(message.events),
+        "created_at": message.created_at,
+    }
 
 
 def verification(message: job_pb2.Verification) -> Document:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +65,8 @@ def main(
 
     Example: python -m bench.wan --transport grpc --loss 0.001 --n 1
     """
+    # what was set up is taken down in ``finally`` clauses, which an unhandled signal would skip
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(width=None if os.isatty(1) else 160)
     if reason := missing():
         raise click.ClickException(f"the emulated path {reason}")

@@ -97,6 +97,8 @@ class Agent:
             advertise_host=self._advertise_host,
             read_limit_bytes_per_s=self._config.read_limit_bytes_per_s,
             data_ports=PortRange.parse(self._config.data_ports),
+            package_bundle=_given_path(self._config.package_bundle),
+            virtio_win=_given_path(self._config.virtio_win),
             meeting_address=join_address(local_host(self._config.data_bind), listener.port),
         )
         me = self.description(listener.port)
@@ -176,3 +178,10 @@ def _provider_info(offer: OfferConfig) -> cluster_pb2.ProviderInfo:
         destination_environment_schema_json=json.dumps(provider.destination_environment_schema),
         match_json=json.dumps(offer.match),
     )
+
+
+def _given_path(text: str) -> Path | None:
+    """A path of the configuration that must exist, None when it is empty. Raises InvalidInput."""
+    if text and not Path(text).exists():
+        raise InvalidInput(f"the configuration names {text}, which does not exist on this agent")
+    return Path(text) if text else None

@@ -16,7 +16,8 @@ class Workplace(msgspec.Struct, frozen=True):
     """Where a task runs. ``state_dir`` is the agent's own, ``bind_host`` and ``advertise_host`` for data listeners.
 
     ``data_ports``: those that data listeners may use; None: any. ``meeting_address``: host:port of the agent's own data
-    port as its tasks reach it, empty without one.
+    port as its tasks reach it, empty without one. ``package_bundle``: the operator's packages for guests, by
+    distribution and version. ``virtio_win``: the operator's ISO with drivers for Windows.
     """
 
     agent_id: str
@@ -27,6 +28,8 @@ class Workplace(msgspec.Struct, frozen=True):
     read_limit_bytes_per_s: int = 0
     data_ports: PortRange | None = None
     meeting_address: str = ""
+    package_bundle: Path | None = None
+    virtio_win: Path | None = None
 
     def transfer_dir(self, assignment: Assignment) -> Path:
         """Journals, conversion state of one machine; gone after the job."""

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("coriolis.cli.up:up", "Run everything on this machine: etcd, coordinator, gateway, two agents."),
     "migration": ("coriolis.cli.migrations:migration", "Create, follow, cancel and delete migrations."),
     "verify": ("coriolis.cli.verify:verify", "Re-read the volumes of a finished migration."),
+    "inspect": ("coriolis.cli.inspect_guest:inspect", "Say what a machine's guest is and what conversion would do."),
     "manifest": ("coriolis.cli.manifests:manifest", "See and check what both agents signed of each disk."),
     "limit": ("coriolis.cli.limits:limit", "Limit bandwidth per agent, link and migration, by a weekly calendar."),
     "secret": ("coriolis.cli.secrets:secret", "Store connection infos, to be named instead of repeated."),

@@ -10,6 +10,8 @@ from typing import Any
 import click
 import yaml
 
+from coriolis.model.user_scripts import MAX_SCRIPT_BYTES
+
 Document = dict[str, Any]
 
 MAX_FILE_BYTES = 1 << 20
@@ -54,6 +56,31 @@ def networks(pairs: Sequence[str]) -> dict[str, str]:
             raise click.BadParameter(f"{pair!r} is not ORIGIN=DESTINATION", param_hint="--network")
         found[origin] = destination
     return found
+
+
+def user_scripts(everywhere: Sequence[str], own: Sequence[str], phase: str) -> Document | None:
+    """``user_scripts`` from ``OS_TYPE=FILE`` and ``INSTANCE=FILE`` pairs; several of one key keep their order."""
+    found: Document = {}
+    for member, pairs, option in (
+        ("global", everywhere, "--script"),
+        ("instances", own, "--instance-script"),
+    ):
+        for pair in pairs:
+            key, equals, path = pair.partition("=")
+            if not equals or not key or not path:
+                raise click.BadParameter(f"{pair!r} is not NAME=FILE", param_hint=option)
+            entry = {"payload": _script(Path(path), option), "phase": phase}
+            found.setdefault(member, {}).setdefault(key, []).append(entry)
+    return found or None
+
+
+def _script(path: Path, option: str) -> str:
+    try:
+        if path.stat().st_size > MAX_SCRIPT_BYTES:
+            raise click.BadParameter(f"{path} is larger than {MAX_SCRIPT_BYTES} bytes", param_hint=option)
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as failed:
+        raise click.BadParameter(f"{path} cannot be read as text: {failed}", param_hint=option) from failed
 
 
 def connection(text: str | None, secret_id: str | None, side: str) -> Document | None:

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from coriolis.cli.exits import Ended
-from coriolis.cli.migration_input import body, connection, networks, read_document
+from coriolis.cli.migration_input import body, connection, networks, read_document, user_scripts
 from coriolis.cli.output import emit, human_bytes, human_seconds, output_option, print_fields, print_table
 from coriolis.cli.progress import follow, follow_and_end
 from coriolis.cli.rest import Api, with_api
+from coriolis.model.user_scripts import DEFAULT_PHASE, PHASES
 
 Document = dict[str, Any]
 
@@ -58,6 +59,15 @@ def migration() -> None:
 @click.option("--passes", type=click.IntRange(1, 10), help="Sync passes, default 2: one live, one after the shut-down.")
 @click.option("--shutdown/--no-shutdown", default=None, help="Stop the origin before the last pass (default: yes).")
 @click.option("--skip-os-morphing", is_flag=True, default=None, help="Do not convert the guest.")
+@click.option("--script", "scripts", multiple=True, metavar="OS_TYPE=FILE", help="For all machines, e.g. linux=fix.sh.")
+@click.option("--instance-script", "instance_scripts", multiple=True, metavar="NAME=FILE", help="For one machine.")
+@click.option(
+    "--script-phase",
+    type=click.Choice(PHASES),
+    default=DEFAULT_PHASE,
+    show_default=True,
+    help="When the scripts of this command run.",
+)
 @click.option("--request-id", help="Repeating the command with the same id makes no second migration.")
 @click.option("--wait", is_flag=True, help="Follow it to its end; the exit code says how it ended.")
 @output_option
@@ -98,6 +108,7 @@ def _body(options: Document) -> Document:
         "replication_count": options["passes"],
         "shutdown_instances": options["shutdown"],
         "skip_os_morphing": options["skip_os_morphing"],
+        "user_scripts": user_scripts(options["scripts"], options["instance_scripts"], options["script_phase"]),
         "request_id": options["request_id"],
     }
     return body(options["file"], flags)

@@ -5,20 +5,16 @@ boot.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from coriolis.convert import overlay, saved
-from coriolis.convert.appliance import CONVERSION_TIMEOUT_S, Accelerator, choose_accelerator
 from coriolis.convert.delta import Delta, DeltaHeader, apply, save
-from coriolis.convert.nbd_export import Counters, export
+from coriolis.convert.overlaid import OnEvent, overlaid, run_over
 from coriolis.convert.platforms import target_platform
 from coriolis.convert.request import (
     ConversionFacts,
@@ -29,10 +25,8 @@ from coriolis.convert.request import (
     DiskChange,
     GuestSystem,
     is_mac,
-    job_document,
 )
-from coriolis.convert.worker_process import run_worker
-from coriolis.errors import CoriolisError, InvalidInput, Unsupported
+from coriolis.errors import InvalidInput, Unsupported
 from coriolis.providers.base import BlockReader, BlockWriter
 
 CONVERTED = ("linux", "windows", "other")
@@ -41,7 +35,6 @@ MAX_DISKS = 16
 MAX_NICS = 32
 MAX_MESSAGES = 200
 
-OnEvent = Callable[[str], None]
 DEFAULT_SETTINGS = ConversionSettings()
 
 
@@ -90,12 +83,17 @@ def _check(request: ConversionRequest, readers: Sequence[BlockReader], writers: 
         raise InvalidInput(f"{len(readers)} readers and {len(writers)} writers: 1 to {MAX_DISKS} of each are needed")
     if not request.replica_identity:
         raise InvalidInput("replica_identity is empty")
-    bad = [nic.mac for nic in request.nics if not is_mac(nic.mac)]
-    if bad or len(request.nics) > MAX_NICS:
-        raise InvalidInput(f"nics: at most {MAX_NICS}, each with a MAC in lower case with colons; wrong: {bad[:3]}")
     for reader, writer in zip(readers, writers, strict=True):
         if writer.size < reader.size:
             raise InvalidInput(f"a volume of {writer.size} bytes cannot take a disk of {reader.size} bytes")
+    check_guest(request)
+
+
+def check_guest(request: ConversionRequest) -> None:
+    """Raises InvalidInput, Unsupported for a guest of a kind that cannot be looked into."""
+    bad = [nic.mac for nic in request.nics if not is_mac(nic.mac)]
+    if bad or len(request.nics) > MAX_NICS:
+        raise InvalidInput(f"nics: at most {MAX_NICS}, each with a MAC in lower case with colons; wrong: {bad[:3]}")
     target_platform(request.target_platform)
     if request.os_type not in CONVERTED:
         raise Unsupported(
@@ -121,14 +119,14 @@ async def _compute(
             messages.append(text)
         on_event(text)
 
-    run_dir = _make_run_dir(work_dir)
-    try:
-        accelerator = settings.accelerator
-        if accelerator == "auto":
-            state_dir = settings.state_dir or work_dir
-            accelerator = await choose_accelerator(state_dir, run_dir, settings.memory_mb, say)
-        facts, deltas = await _convert_overlays(request, readers, work_dir, run_dir, accelerator, settings, say)
-        summary = _summary(facts, accelerator, time.monotonic() - started)
+    async with overlaid(readers, work_dir, settings, say) as disks:
+        found = await run_over("convert", disks, request, settings, say)
+        say(f"verified; {disks.bytes_read / (1 << 20):.1f} MiB of the replica were read")
+        deltas = [
+            await _save_delta(request, index, readers[index].size, path, work_dir)
+            for index, path in enumerate(disks.overlays)
+        ]
+        summary = _summary(found, disks.accelerator, time.monotonic() - started)
         digests = tuple(delta.digest for delta in deltas)
         manifest = saved.Manifest(
             saved.request_digest(request), request.replica_identity, digests, summary, tuple(messages)
@@ -136,66 +134,6 @@ async def _compute(
         conversion = saved.Saved(manifest, tuple(deltas))
         await asyncio.to_thread(saved.commit, work_dir, conversion)
         return conversion
-    finally:
-        for path in work_dir.glob("overlay-*.qcow2"):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(run_dir, ignore_errors=True)
-        (work_dir / "run-dir").unlink(missing_ok=True)
-
-
-async def _convert_overlays(
-    request: ConversionRequest,
-    readers: Sequence[BlockReader],
-    work_dir: Path,
-    run_dir: Path,
-    accelerator: Accelerator,
-    settings: ConversionSettings,
-    say: OnEvent,
-) -> tuple[dict[str, Any], list[Delta]]:
-    """The worker's facts and the saved delta of each disk; the exports end with this call."""
-    async with AsyncExitStack() as stack:
-        exports, overlays = [], []
-        for index, reader in enumerate(readers):
-            socket_path, path = run_dir / f"{index}.sock", work_dir / f"overlay-{index}.qcow2"
-            exports.append(await stack.enter_async_context(export(reader, socket_path)))
-            await overlay.create_overlay(path, socket_path, reader.size)
-            overlays.append(path)
-        worker_request = _worker_request(request, overlays, settings, accelerator)
-        facts = await _run(worker_request, say, run_dir, CONVERSION_TIMEOUT_S[accelerator], exports)
-        deltas = [
-            await _save_delta(request, index, readers[index].size, path, work_dir)
-            for index, path in enumerate(overlays)
-        ]
-    return facts, deltas
-
-
-def _make_run_dir(work_dir: Path) -> Path:
-    """A private directory with a path short enough for sockets; that of a former, killed run is removed."""
-    note = work_dir / "run-dir"
-    if note.exists():
-        shutil.rmtree(note.read_text(), ignore_errors=True)
-    run_dir = tempfile.mkdtemp(prefix="coriolis-convert-")
-    note.write_text(run_dir)
-    return Path(run_dir)
-
-
-async def _run(
-    worker_request: dict[str, Any], say: OnEvent, run_dir: Path, timeout_s: float, exports: Sequence[Counters]
-) -> dict[str, Any]:
-    """The worker's facts. An error of a reader outranks what the guest's kernel made of it."""
-    try:
-        facts = await run_worker(worker_request, say, run_dir=run_dir, timeout_s=timeout_s)
-    except CoriolisError as error:
-        for counters in exports:
-            if counters.error is not None:
-                raise counters.error from error
-        raise
-    for counters in exports:
-        if counters.error is not None:
-            raise counters.error
-    read = sum(counters.bytes_read for counters in exports)
-    say(f"verified; {read / (1 << 20):.1f} MiB of the replica were read")
-    return facts
 
 
 async def _save_delta(request: ConversionRequest, index: int, disk_bytes: int, path: Path, work_dir: Path) -> Delta:
@@ -203,18 +141,6 @@ async def _save_delta(request: ConversionRequest, index: int, disk_bytes: int, p
     header = DeltaHeader(index, disk_bytes, request.replica_identity, overlay.delta_extents(extents))
     target = saved.delta_path(work_dir, index)
     return await asyncio.to_thread(save, target, header, overlay.payload(path, extents))
-
-
-def _worker_request(
-    request: ConversionRequest, overlays: Sequence[Path], settings: ConversionSettings, accelerator: Accelerator
-) -> dict[str, Any]:
-    return {
-        "op": "convert",
-        "accelerator": accelerator,
-        "memory_mb": settings.memory_mb,
-        "disks": [str(path.absolute()) for path in overlays],
-        "job": job_document(request, settings),
-    }
 
 
 def _summary(found: dict[str, Any], accelerator: str, seconds: float) -> ConversionSummary:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from coriolis.model.machine import FirmwareType, MachineSpec, OsType
+from coriolis.model.user_scripts import UserScript
+
+Way = Literal["auto", "fast", "full"]
+Addressing = Literal["keep", "dhcp"]
 
 
 class NicIdentity(msgspec.Struct, frozen=True):
@@ -20,15 +25,7 @@ class NicIdentity(msgspec.Struct, frozen=True):
 
     mac: str
     name_hint: str = ""
-    addressing: Literal["keep", "dhcp"] = "keep"
-
-
-class UserScript(msgspec.Struct, frozen=True):
-    """An operator's script for one phase of the conversion. ``name`` says where it comes from."""
-
-    phase: Literal["osmorphing_pre_os_mount", "osmorphing_post_os_mount", "replica_first_boot"]
-    name: str
-    payload: str
+    addressing: Addressing = "keep"
 
 
 class ConversionRequest(msgspec.Struct, frozen=True):
@@ -43,15 +40,45 @@ class ConversionRequest(msgspec.Struct, frozen=True):
     firmware_type: FirmwareType
     replica_identity: str
     nics: tuple[NicIdentity, ...] = ()
-    way: Literal["auto", "fast", "full"] = "auto"
+    way: Way = "auto"
     scripts: tuple[UserScript, ...] = ()
     package_network: bool = False
 
 
-def request_for(spec: MachineSpec, target_platform: str, replica_identity: str) -> ConversionRequest:
+class ConversionOptions(msgspec.Struct, frozen=True):
+    """``conversion`` of a target_environment. ``nics``: addressing by MAC, where it is not that of all."""
+
+    way: Way = "auto"
+    addressing: Addressing = "keep"
+    nics: dict[str, Addressing] = {}
+    package_network: bool = False
+    proof_of_boot: bool = False
+
+
+def request_for(
+    spec: MachineSpec,
+    target_platform: str,
+    replica_identity: str,
+    options: ConversionOptions | None = None,
+    scripts: Sequence[UserScript] = (),
+) -> ConversionRequest:
     """The request for a machine as its origin describes it; interfaces without a known MAC are left out."""
-    nics = tuple(NicIdentity(nic.mac_address.lower(), nic.name) for nic in spec.devices.nics if nic.mac_address)
-    return ConversionRequest(spec.os_type, target_platform, spec.firmware_type, replica_identity, nics)
+    options = options or ConversionOptions()
+    nics = tuple(
+        NicIdentity(mac, nic.name, options.nics.get(mac, options.addressing))
+        for nic in spec.devices.nics
+        if (mac := (nic.mac_address or "").lower())
+    )
+    return ConversionRequest(
+        os_type=spec.os_type,
+        target_platform=target_platform,
+        firmware_type=spec.firmware_type,
+        replica_identity=replica_identity,
+        nics=nics,
+        way=options.way,
+        scripts=tuple(scripts),
+        package_network=options.package_network,
+    )
 
 
 class ConversionSettings(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from coriolis.coordinator.driver import Driver
 from coriolis.coordinator.election import Election
 from coriolis.coordinator.etcd_store import EtcdStore
 from coriolis.coordinator.gate import LeaderGate, gated
+from coriolis.coordinator.inspection import Inspections
 from coriolis.coordinator.janitor import Janitor
 from coriolis.coordinator.job_service import ChangePublisher, JobService
 from coriolis.coordinator.leadership import LeadershipTerm, leader_changes
@@ -182,6 +183,7 @@ class Coordinator:
         bandwidth = Bandwidth(store, driver, sessions, board, directory, clock, self._limit_gauge)
         sessions.initial_rates = bandwidth.initial_rates
         verifications = Verifications(driver)
+        inspections = Inspections(driver, self._vault)
         ready = asyncio.Event()
         self._transfers.watch(board, sessions.roads)
         try:
@@ -196,7 +198,9 @@ class Coordinator:
                 group.create_task(bandwidth.serve())
                 self._gate.open(
                     {
-                        "jobs": JobService(store, driver, board, directory, self._vault, verifications, sessions.send),
+                        "jobs": JobService(
+                            store, driver, board, directory, self._vault, verifications, inspections, sessions.send
+                        ),
                         "agents": sessions,
                         "secrets": SecretService(self._secrets),
                         "bandwidth": BandwidthService(bandwidth, clock),

@@ -12,7 +12,7 @@ from coriolis.coordinator.events import AssignPart
 from coriolis.coordinator.placement import side_of
 from coriolis.errors import InvalidInput
 from coriolis.model.job import InstanceRun, Migration
-from coriolis.model.task import Road, Role, Side, Task
+from coriolis.model.task import Road, Role, Side, Task, TaskType
 from coriolis.rpc.gen.coriolis.v1 import agent_control_pb2 as pb
 
 
@@ -34,6 +34,7 @@ def task_input(migration: Migration, run: InstanceRun, task: Task, role: Role) -
     """The inputs of a task: no secrets, everything else it may need. See ``coriolis.agent.assignment``."""
     side = side_of(task, role)
     endpoint = migration.transfer.origin if side is Side.ORIGIN else migration.transfer.destination
+    scripts = migration.transfer.user_scripts if task.task_type is TaskType.OS_MORPHING else {}
     return {
         "environment": endpoint.environment,
         "network_map": migration.transfer.network_map,
@@ -45,6 +46,7 @@ def task_input(migration: Migration, run: InstanceRun, task: Task, role: Role) -
         "passes": migration.replication_count,
         "attempt": task.generation,
         "skip_os_morphing": migration.deployment.skip_os_morphing,
+        "user_scripts": scripts,
     }
 
 

@@ -9,6 +9,7 @@ import grpc
 
 from coriolis.coordinator.directory import AgentDirectory
 from coriolis.coordinator.driver import Driver
+from coriolis.coordinator.inspection import Inspections
 from coriolis.coordinator.manifests import find_manifest, list_manifests
 from coriolis.coordinator.planner import plan_migration
 from coriolis.coordinator.progress import ProgressBoard
@@ -53,6 +54,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         directory: AgentDirectory,
         vault: Vault,
         verifications: Verifications,
+        inspections: Inspections,
         tell_agent: TellAgent = lambda agent_id, message: False,
     ) -> None:
         self._store = store
@@ -61,6 +63,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         self._directory = directory
         self._vault = vault
         self._verifications = verifications
+        self._inspections = inspections
         self._tell_agent = tell_agent
 
     def _find(self, project_id: str, migration_id: str) -> Migration:
@@ -186,6 +189,16 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         migration = self._find(request.project_id, request.migration_id)
         found = self._verifications.get(migration.id, request.verification_id)
         return pb.GetVerificationResponse(verification=found)
+
+    async def StartInspection(self, request: pb.StartInspectionRequest, context: Context) -> pb.StartInspectionResponse:
+        check_project(context, request.project_id)
+        started = await self._inspections.start(request, self._directory.providers())
+        return pb.StartInspectionResponse(inspection=started)
+
+    async def GetInspection(self, request: pb.GetInspectionRequest, context: Context) -> pb.GetInspectionResponse:
+        check_project(context, request.project_id)
+        found = self._inspections.get(request.project_id, request.inspection_id)
+        return pb.GetInspectionResponse(inspection=found)
 
     async def ListManifests(self, request: pb.ListManifestsRequest, context: Context) -> pb.ListManifestsResponse:
         check_project(context, request.project_id)

@@ -21,6 +21,7 @@ from coriolis.model.job import (
     Migration,
     Transfer,
 )
+from coriolis.model.user_scripts import checked as checked_scripts
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2, endpoint_pb2, job_pb2
 
 DEFAULT_REPLICATION_COUNT = 2
@@ -37,8 +38,30 @@ COMMON_SOURCE: dict[str, Any] = {
 COMMON_DESTINATION: dict[str, Any] = {
     "start_instance": {"type": "boolean"},
     "instance_name": {"type": "string", "minLength": 1, "maxLength": 255},
+    "conversion": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "way": {"enum": ["auto", "fast", "full"]},
+            "addressing": {"enum": ["keep", "dhcp"]},
+            "nics": {
+                "type": "object",
+                "propertyNames": {"pattern": "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"},
+                "additionalProperties": {"enum": ["keep", "dhcp"]},
+                "maxProperties": 32,
+            },
+            "package_network": {"type": "boolean"},
+            "proof_of_boot": {"type": "boolean"},
+        },
+    },
 }
-"""Members of every target_environment: whether the new machine is started, and its name."""
+"""Members of every target_environment: whether the new machine is started, its name, and how its guest is converted
+(``docs/design/conversion-v1.md``)."""
+
+COMMON_CONNECTION: dict[str, Any] = {
+    "encrypted_disks_passphrase": {"type": "string", "minLength": 1, "maxLength": 512, "writeOnly": True},
+}
+"""Members of every connection_info: what opens encrypted disks of guests, on the side that looks into them."""
 
 Schemas = Mapping[str, cluster_pb2.ProviderInfo]
 
@@ -56,16 +79,17 @@ async def build_migration(
 ) -> Migration:
     """Raises InvalidInput naming the wrong field, NotFound for a secret that is not the project's."""
     migration_id, execution_id = new_id(), new_id()
-    instances = _instances(list(request.instances))
+    instances = check_instances(list(request.instances))
     passes = request.replication_count or DEFAULT_REPLICATION_COUNT
     if passes > MAX_REPLICATION_COUNT:
         raise InvalidInput(f"replication_count is {passes}; 1 to {MAX_REPLICATION_COUNT} are possible")
     if len(request.notes) > MAX_NOTES_CHARS:
         raise InvalidInput(f"notes has {len(request.notes)} characters, at most {MAX_NOTES_CHARS} are kept")
+    scripts = checked_scripts(_json_object("user_scripts", request.user_scripts_json), instances)
     if len(request.request_id) > MAX_REQUEST_ID_CHARS:
         raise InvalidInput(f"request_id has more than {MAX_REQUEST_ID_CHARS} characters")
-    origin, _ = await _endpoint("origin", request.origin, request.project_id, execution_id, providers, vault)
-    destination, network_map = await _endpoint(
+    origin, _ = await read_endpoint("origin", request.origin, request.project_id, execution_id, providers, vault)
+    destination, network_map = await read_endpoint(
         "destination", request.destination, request.project_id, execution_id, providers, vault
     )
     if len(instances) > 1 and "instance_name" in destination.environment:
@@ -75,7 +99,7 @@ async def build_migration(
         project_id=request.project_id,
         user_id=request.user_id,
         execution_id=execution_id,
-        transfer=Transfer(origin, destination, instances, network_map, request.notes),
+        transfer=Transfer(origin, destination, instances, network_map, request.notes, scripts),
         deployment=DeploymentOptions(
             skip_os_morphing=request.skip_os_morphing,
             shutdown_instances=request.shutdown_instances if request.HasField("shutdown_instances") else True,
@@ -86,7 +110,8 @@ async def build_migration(
     )
 
 
-def _instances(names: list[str]) -> tuple[str, ...]:
+def check_instances(names: list[str]) -> tuple[str, ...]:
+    """The names as they are. Raises InvalidInput for none, too many, doubles and impossible ones."""
     if not names:
         raise InvalidInput("instances is empty; name at least one")
     if len(names) > MAX_INSTANCES:
@@ -99,9 +124,13 @@ def _instances(names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-async def _endpoint(
+async def read_endpoint(
     field: str, message: endpoint_pb2.Endpoint, project_id: str, execution_id: str, providers: Schemas, vault: Vault
 ) -> tuple[Endpoint, dict[str, str]]:
+    """``field`` is origin or destination; (the endpoint, its network map).
+
+    Raises InvalidInput naming the wrong field, NotFound for a secret that is not the project's.
+    """
     info = providers.get(message.type)
     if info is None:
         known = ", ".join(sorted(providers)) or "none, no agent has registered yet"
@@ -112,7 +141,7 @@ async def _endpoint(
     connection = _json_object(f"{field}.connection_info", message.connection_info_json)
     environment = _json_object(f"{field}.environment", message.environment_json)
     network_map = _network_map(environment.pop("network_map", {}) or {})
-    schema = json.loads(info.connection_schema_json)
+    schema = with_common(json.loads(info.connection_schema_json), COMMON_CONNECTION)
     secret_id = connection.get("secret_id", "")
     if secret_id:
         if set(connection) != {"secret_id"} or not isinstance(secret_id, str) or not is_id(secret_id):

@@ -125,6 +125,7 @@ def migration_message(
         replication_count=migration.replication_count,
         shutdown_instances=migration.deployment.shutdown_instances,
         skip_os_morphing=migration.deployment.skip_os_morphing,
+        user_scripts_json=json.dumps(migration.transfer.user_scripts) if migration.transfer.user_scripts else "",
         residue=[f"{entry.side} {entry.kind} {entry.name}" for run in runs for entry in run.residue()],
     )
 

@@ -50,6 +50,8 @@ class Transfer(msgspec.Struct, frozen=True):
     instances: tuple[str, ...]
     network_map: dict[str, str] = {}
     notes: str = ""
+    user_scripts: dict[str, Any] = {}
+    """As ``user_scripts.checked`` gives them."""
 
 
 class DeploymentOptions(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import msgspec
 
 
 class TaskType(enum.StrEnum):
-    """Names as the REST API publishes them; RESTORE_ORIGIN_POWER and VERIFY_DISKS are ours."""
+    """Names as the REST API publishes them; RESTORE_ORIGIN_POWER, VERIFY_DISKS and INSPECT_GUEST are ours."""
 
     VALIDATE_TRANSFER_SOURCE_INPUTS = "VALIDATE_TRANSFER_SOURCE_INPUTS"
     GET_INSTANCE_INFO = "GET_INSTANCE_INFO"
@@ -25,6 +25,7 @@ class TaskType(enum.StrEnum):
     DELETE_TRANSFER_DISKS = "DELETE_TRANSFER_DISKS"
     RESTORE_ORIGIN_POWER = "RESTORE_ORIGIN_POWER"
     VERIFY_DISKS = "VERIFY_DISKS"
+    INSPECT_GUEST = "INSPECT_GUEST"
 
 
 class TaskStatus(enum.StrEnum):

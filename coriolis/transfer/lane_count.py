@@ -1,14 +1,15 @@
 """How many lanes a disk uses: few on a short path, more where more lanes measurably help. No clock, no I/O.
 
 A single TCP connection is capped by its buffers on a long path and by loss on a bad one, so only the number of
-connections helps there; on a LAN each lane beyond the second only costs CPU time (``docs/design/data-plane.md``).
+connections helps there; on a LAN a third lane fills the cores that two leave idle while they wait for each other, and
+a fourth only costs CPU time (``docs/design/data-plane.md``).
 """
 
 from __future__ import annotations
 
 import msgspec
 
-MIN_LANES = 2
+MIN_LANES = 3
 MAX_LANES = 32
 LONG_PATH_S = 0.020
 MIDDLE_PATH_S = 0.004
@@ -44,7 +45,7 @@ class LaneCount:
         self._start: _Sample | None = None
         self._before: tuple[int, float] | None = None  # lanes and rate that a running step is compared with
         self._hold_s = HOLD_S
-        # on a short path two lanes are nearly always enough, and most disks are done before more could help
+        # on a short path these lanes are nearly always enough, and most disks are done before more could help
         self._held_until_s: float | None = None if rtt_s < MIDDLE_PATH_S else 0.0
 
     def observe(self, now_s: float, bytes_done: int, *, limited: bool) -> int:

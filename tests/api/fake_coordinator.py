@@ -32,7 +32,7 @@ from coriolis.rpc.interceptors import AccessInterceptor, MethodPolicy
 from coriolis.rpc.limits import answer_message, read_limit, read_scope
 from coriolis.rpc.server import build_server
 from coriolis.rpc.tls import TlsFiles
-from tests.api.fake_records import now, sample_disk, sample_manifest, sample_tasks
+from tests.api.fake_records import now, sample_disk, sample_inspection, sample_manifest, sample_tasks
 
 TERMINAL = ("COMPLETED", "ERROR", "CANCELED")
 PROVIDERS = ("image", "libvirt")
@@ -57,6 +57,7 @@ class FakeMesh:
     secrets: dict[str, dict[str, endpoint_pb2.SecretInfo]] = field(default_factory=dict)
     limits: dict[Scope, Limit] = field(default_factory=dict)
     verifications: dict[str, job_pb2.Verification] = field(default_factory=dict)
+    inspections: dict[tuple[str, str], job_pb2.Inspection] = field(default_factory=dict)
     watchers: list[tuple[str, asyncio.Queue[job_pb2.WatchMigrationResponse | None]]] = field(default_factory=list)
     leader: FakeCoordinator | None = None
     epoch: int = 1
@@ -154,7 +155,7 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
             created_at=now(), execution_id=new_id(), notes=request.notes,
             replication_count=request.replication_count or 2,
             shutdown_instances=request.shutdown_instances if request.HasField("shutdown_instances") else True,
-            skip_os_morphing=request.skip_os_morphing,
+            skip_os_morphing=request.skip_os_morphing, user_scripts_json=request.user_scripts_json,
         )  # fmt: skip
         for instance in request.instances:
             migration.tasks.extend(sample_tasks(instance))
@@ -247,6 +248,23 @@ class _Jobs(job_pb2_grpc.JobServiceServicer):
         if found is None or found.migration_id != request.migration_id:
             raise NotFound(f'Verification with ID "{request.verification_id[:64]}" not found.')
         return job_pb2.GetVerificationResponse(verification=found)
+
+    async def StartInspection(self, request: Any, context: Any) -> Any:
+        mesh = self._me.enter("StartInspection")
+        if request.origin.type not in PROVIDERS:
+            raise InvalidInput(f"origin.type {request.origin.type[:60]!r} is not served by any agent")
+        made = sample_inspection(request.instance, request.target_platform)
+        mesh.inspections[request.project_id, made.id] = made
+        begun = job_pb2.Inspection(id=made.id, instance=made.instance, status="RUNNING", created_at=made.created_at)
+        begun.target_platform = made.target_platform
+        return job_pb2.StartInspectionResponse(inspection=begun)
+
+    async def GetInspection(self, request: Any, context: Any) -> Any:
+        mesh = self._me.enter("GetInspection")
+        found = mesh.inspections.get((request.project_id, request.inspection_id))
+        if found is None:
+            raise NotFound(f'Inspection with ID "{request.inspection_id[:64]}" not found.')
+        return job_pb2.GetInspectionResponse(inspection=found)
 
     async def ListManifests(self, request: Any, context: Any) -> Any:
         migration = find(self._me.enter("ListManifests"), request.project_id, request.migration_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 from coriolis.clock import wire_time
@@ -53,4 +54,19 @@ def sample_manifest(migration: job_pb2.Migration) -> job_pb2.Manifest:
         snapshot_identity="s", data_cells=512, zero_cells=512, pass_root="0" * 64, root=root, sealed_at=now(),
         signers=["spiffe://api.test/agent/a", "spiffe://api.test/agent/b"], deployed=deployed, leaves=[bytes(32)],
         statements=[types_pb2.SignedStatement(statement="{}", signature=b"s", certificate="PEM")],
+    )  # fmt: skip
+
+
+def sample_inspection(instance: str, target_platform: str) -> job_pb2.Inspection:
+    """One that has ended and found a Debian."""
+    system = {"os_type": "linux", "family": "debian", "distribution": "debian", "version": "12", "title": "Debian 12"}
+    found = {
+        "system": {**system, "architecture": ""},
+        "steps": [{"name": "drivers", "title": "add the drivers of kvm to every initramfs"}],
+        "findings": [{"severity": "info", "code": "SOMETHING", "message": "what was found", "action": ""}],
+        "convertible": True,
+    }
+    return job_pb2.Inspection(
+        id=new_id(), instance=instance, status="COMPLETED", created_at=now(), found_json=json.dumps(found),
+        target_platform=target_platform or "kvm", events=["appliance started"],
     )  # fmt: skip

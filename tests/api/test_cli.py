@@ -159,6 +159,27 @@ def test_links(shell: Shell) -> None:
     assert "relay = true" in shell.run("link", "--help")
 
 
+def test_inspect(shell: Shell, wave: Path) -> None:
+    shown = shell.run("inspect", f"@{wave}", "vm-01", "--platform", "openstack")
+    assert "Debian 12" in shown
+    assert "SOMETHING" in shown
+    connection = json.dumps(BODY["migration"]["origin"]["connection_info"])
+    document = json.loads(shell.run("inspect", "libvirt", "vm-01", "--connection", connection, "-o", "json"))
+    assert document["inspection"]["convertible"] is True
+    assert "--connection or --secret" in shell.run("inspect", "libvirt", "vm-01", code=Exit.USAGE)
+
+
+def test_scripts_from_files(shell: Shell, wave: Path, tmp_path: Path) -> None:
+    script = tmp_path / "fix.sh"
+    script.write_text("#!/bin/sh\ntrue\n")
+    options = ("--script", f"linux={script}", "--script-phase", "replica_first_boot", "-o", "json")
+    made = json.loads(shell.run("migration", "create", "-f", str(wave), *options))["migration"]
+    entry = {"payload": "#!/bin/sh\ntrue\n", "phase": "replica_first_boot"}
+    assert made["user_scripts"] == {"global": {"linux": [entry]}}
+    missing = ("--script", f"linux={tmp_path / 'none'}")
+    assert "cannot be read" in shell.run("migration", "create", "-f", str(wave), *missing, code=Exit.USAGE)
+
+
 def test_manifests_and_samples(stack: Stack, shell: Shell, wave: Path, tmp_path: Path) -> None:
     made = json.loads(shell.run("migration", "create", "-f", str(wave), "-o", "json"))["migration"]["id"]
     assert json.loads(shell.run("manifest", "list", made, "-o", "json")) == {"manifests": []}

@@ -10,12 +10,14 @@ from tests.api.stack import BODY, Stack
 
 ABSENT = "7d0f1c5e-0000-4000-8000-00000000dead"
 LIMIT = {"bandwidth_limit": {"rate": "200Mbit/s"}}
+INSPECT = {"inspection": {"origin": BODY["migration"]["origin"], "instance": "vm-01"}}
 BODIES: dict[str, Any] = {
     "create_migration": BODY,
     "set_agent_bandwidth_limit": LIMIT,
     "set_link_bandwidth_limit": LIMIT,
     "set_job_bandwidth_limit": LIMIT,
     "create_secret": {"secret": {"name": "s", "payload": {}}},
+    "create_inspection": INSPECT,
     "act_on_migration": {"cancel": None},
     "act_on_migration_plural": {"verify": None},
 }
@@ -45,11 +47,18 @@ def test_every_operation_hides_the_other_project(stack: Stack) -> None:
         verification = theirs.post(f"/migrations/{migration}/actions", json={"verify": None}).json()["verification"][
             "id"
         ]
+        inspection = theirs.post("/inspections", json=BODIES["create_inspection"]).json()["inspection"]["id"]
         secret = theirs.post("/secrets", json=BODIES["create_secret"]).json()["secret"]["id"]
         assert theirs.put(f"/bandwidth-limits/job/{migration}", json=LIMIT).status_code == 200
         disk = theirs.get(f"/migrations/{migration}/manifests").json()["manifests"][0]["disk_id"]
         assert theirs.get(f"/migrations/{migration}/manifests/{disk}").status_code == 200
-        real = {"migration_id": migration, "verification_id": verification, "secret_id": secret, "disk_id": disk}
+        real = {
+            "migration_id": migration,
+            "verification_id": verification,
+            "inspection_id": inspection,
+            "secret_id": secret,
+            "disk_id": disk,
+        }
         absent = dict.fromkeys(real, ABSENT)
         walked = 0
         for method, path, operation in operations(httpx.get(f"{stack.url}/openapi.json").json()):

@@ -197,6 +197,27 @@ def test_verification(stack: Stack) -> None:
         assert found["disks"][0]["first_difference"] is None
 
 
+def test_user_scripts_are_passed_on_and_shown(stack: Stack) -> None:
+    scripts = {"global": {"linux": "#!/bin/sh\ntrue\n"}, "instances": {}}
+    with stack.client(stack.admin) as client:
+        made = create(client, user_scripts=scripts)
+        assert made["user_scripts"] == scripts
+        assert client.get(f"/migrations/{made['id']}").json()["migration"]["user_scripts"] == scripts
+        assert create(client)["user_scripts"] == {}
+
+
+def test_an_inspection(stack: Stack) -> None:
+    body = {"inspection": {"origin": BODY["migration"]["origin"], "instance": "vm-01", "target_platform": "openstack"}}
+    with stack.client(stack.admin) as client:
+        started = client.post("/inspections", json=body)
+        assert started.status_code == 200
+        assert (started.json()["inspection"]["status"], started.json()["inspection"]["system"]) == ("RUNNING", None)
+        found = client.get(f"/inspections/{started.json()['inspection']['id']}").json()["inspection"]
+        assert (found["status"], found["system"]["title"], found["convertible"]) == ("COMPLETED", "Debian 12", True)
+        for wrong in ({}, {**body["inspection"], "instance": ""}, {**body["inspection"], "platform": "kvm"}):
+            assert client.post("/inspections", json={"inspection": wrong}).status_code == 400
+
+
 def test_a_sampled_verification(stack: Stack) -> None:
     with stack.client(stack.admin) as client:
         made = create(client)

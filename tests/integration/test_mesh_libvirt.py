@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import tempfile
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from coriolis.rpc.gen.coriolis.v1 import job_pb2
-from tests.fault.mesh import Mesh, endpoint, summary
+from coriolis.rpc.gen.coriolis.v1 import endpoint_pb2, job_pb2
+from tests.fault.mesh import PROJECT, Mesh, endpoint, summary
 from tests.lab import guest_domain as lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 BOOT_TIMEOUT_S = 300
+INSPECTION_TIMEOUT_S = 300
 
 
 @pytest.fixture
@@ -54,6 +56,8 @@ async def test_a_running_guest_migrates_and_boots_on_virtio(tmp_path: Path, site
             ),
             instances=["src-vm"],
         )
+        await _inspect(mesh, request.origin)
+        assert lab.domain_states(uri_a) == {"src-vm": True}
         migration = await mesh.wait(await mesh.migrate(request), timeout_s=600)
     assert migration.status == "COMPLETED", summary(migration)
     print(summary(migration))
@@ -63,3 +67,25 @@ async def test_a_running_guest_migrates_and_boots_on_virtio(tmp_path: Path, site
     assert lab.domain_states(uri_b) == {"src-vm": True}
     seconds = await asyncio.to_thread(lab.wait_for_login, folder_b / "console" / "src-vm-serial0.log", BOOT_TIMEOUT_S)
     print(f"login prompt on virtio after {seconds:.0f} s")
+
+
+async def _inspect(mesh: Mesh, origin: endpoint_pb2.Endpoint) -> None:
+    """A running machine is looked into without being changed; nothing is left at its origin."""
+    started = await mesh.call(
+        "StartInspection", job_pb2.StartInspectionRequest(project_id=PROJECT, origin=origin, instance="src-vm")
+    )
+    inspection_id = started.inspection.id
+    async with asyncio.timeout(INSPECTION_TIMEOUT_S):
+        while True:
+            answer = await mesh.call(
+                "GetInspection", job_pb2.GetInspectionRequest(project_id=PROJECT, inspection_id=inspection_id)
+            )
+            if answer.inspection.status != "RUNNING":
+                break
+            await asyncio.sleep(1)
+    assert answer.inspection.status == "COMPLETED", answer.inspection.message
+    found = json.loads(answer.inspection.found_json)
+    assert found["system"]["title"].startswith("Debian GNU/Linux 12")
+    assert found["convertible"]
+    assert {"drivers", "boot-files"} <= {step["name"] for step in found["steps"]}
+    print(*answer.inspection.events, sep="\n")

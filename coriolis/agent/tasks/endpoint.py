@@ -10,6 +10,15 @@ from coriolis.errors import Unsupported
 from coriolis.providers.base import Connection, InstanceTarget, SnapshotSource, VolumeTarget
 from coriolis.providers.registry import load_provider
 
+PASSPHRASE = "encrypted_disks_passphrase"
+"""Member of connection_info that is ours, not the provider's."""
+
+
+async def passphrases(context: TaskContext) -> tuple[str, ...]:
+    """What opens encrypted disks of the guest."""
+    given = (await context.connection_info()).get(PASSPHRASE)
+    return (given,) if given else ()
+
 
 @asynccontextmanager
 async def open_endpoint(context: TaskContext) -> AsyncIterator[Connection]:
@@ -17,6 +26,7 @@ async def open_endpoint(context: TaskContext) -> AsyncIterator[Connection]:
     provider = load_provider(context.assignment.provider)
     # target_environment steers how a destination connection works (pool, formats), so providers get both
     info = await context.connection_info()
+    info.pop(PASSPHRASE, None)
     async with provider.connect(info) as connection:
         yield connection
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import Any
 
+import msgspec
+
 from coriolis.agent.assignment import TaskContext
 from coriolis.agent.manifest_update import RecordingWriter, update_manifest
 from coriolis.agent.notary import Notary
 from coriolis.agent.replicate_sink import manifest_paths, packed
+from coriolis.agent.tasks.conversion_settings import conversion_settings
 from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
 from coriolis.agent.tasks.machine_request import volumes_in_order
 from coriolis.convert.convert import convert
-from coriolis.convert.request import ConversionSettings, request_for
+from coriolis.convert.request import ConversionOptions, request_for
+from coriolis.model.user_scripts import for_machine
 from coriolis.providers.registry import load_provider
 
 
@@ -25,6 +29,8 @@ async def run(context: TaskContext) -> dict[str, Any]:
     spec = work.spec()
     manifests = work.results["manifests"]
     identity = "/".join(manifests[disk.id] for disk in spec.devices.disks)
+    options = msgspec.convert(work.environment.get("conversion", {}), ConversionOptions)
+    scripts = for_machine(work.input.get("user_scripts", {}), spec.os_type, work.instance)
     platform = load_provider(work.provider).capabilities.target_platform
     async with open_endpoint(context) as connection, AsyncExitStack() as stack:
         target = volumes_of(connection, work.provider)
@@ -33,12 +39,12 @@ async def run(context: TaskContext) -> dict[str, Any]:
             for volume in volumes_in_order(work)
         ]
         result = await convert(
-            request_for(spec, platform, identity),
+            request_for(spec, platform, identity, options, scripts),
             writers,
             writers,
             context.workplace.transfer_dir(work) / "morphing",
             context.event,
-            settings=ConversionSettings(state_dir=context.workplace.state_dir),
+            settings=await conversion_settings(context),
         )
         notary, paths = Notary(context.workplace.tls), manifest_paths(context, work.migration_id)
         deployed = {

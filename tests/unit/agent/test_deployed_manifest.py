@@ -31,10 +31,13 @@ class Context:
     def __init__(self, here: Lab, state_dir: Path, results: dict[str, Any]) -> None:
         disk = {"id": "d", "size_bytes": SIZE}
         machine = {"name": "vm", "id": "vm", "num_cpu": 1, "memory_mb": 1, "devices": {"disks": [disk]}}
-        given = {"results": {"export_info": machine, **results}}
+        given = {"environment": {}, "results": {"export_info": machine, **results}}
         self.assignment = Assignment("a", "p", "m", "t", "T", "vm", 0, "", 1, 1, "image", given)
         self.workplace = Workplace("sink", state_dir, here.tls["sink"])
         self.events: list[str] = []
+
+    async def connection_info(self) -> dict[str, Any]:
+        return {}
 
     def event(self, message: str, level: str = "INFO") -> None:
         self.events.append(message)
@@ -42,7 +45,7 @@ class Context:
 
 async def convert(request: Any, readers: Any, writers: Sequence[RecordingWriter], *_: Any, **__: Any) -> Any:
     await writers[0].write_at(4 * MIB + 3, b"virtio")
-    summary = SimpleNamespace(distribution="debian", seconds=1.0)
+    summary = SimpleNamespace(system=SimpleNamespace(title="Debian"), seconds=1.0)
     return SimpleNamespace(summary=summary, disks=[SimpleNamespace(data_bytes=6)])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coriolis.convert import convert as module
+from coriolis.convert import overlaid as module
 from coriolis.convert import saved
 from coriolis.convert.convert import convert
 from coriolis.convert.request import ConversionRequest, ConversionResult, ConversionSettings, NicIdentity
