@@ -2,7 +2,7 @@
 
 They see the guest's disks as ``/dev/sda``, ``/dev/sdb``, ... and the appliance's tools, not the guest's and not the
 host's. libguestfs offers that shell as ``debug sh``, outside of what it promises; where it is missing, the scripts are
-refused. Runs in the worker process; standard library and guestfs only.
+refused. Runs in the worker process; standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from coriolis.convert.guestfs_guest import KILL_GRACE_S, guest_command, outcome
+from coriolis.convert.guest_shell import guest_command, outcome, timed_out
 from coriolis.convert.linux.user_scripts import MAX_SCRIPT_BYTES, SCRIPT_TIMEOUT_S, executable, say_output
 from coriolis.convert.plugin import Say, Script
 from coriolis.convert.text import shown
@@ -23,6 +23,7 @@ from coriolis.errors import InvalidInput, Unsupported
 
 PHASE = "osmorphing_pre_os_mount"
 MAX_LAST_WORDS = 300
+KILL_GRACE_S = 30.0
 _PATH = "/tmp/coriolis-script"
 
 
@@ -31,6 +32,8 @@ def run_before_mount(handle: Any, scripts: Sequence[Script], say: Say) -> None:
     for script in scripts:
         if script.phase == PHASE:
             status, output = _run(handle, script)
+            if timed_out(status):
+                raise InvalidInput(f"the script {shown(script.name)} did not end within {SCRIPT_TIMEOUT_S:.0f} s")
             if status != 0:
                 last = shown(output[-MAX_LAST_WORDS:])
                 raise InvalidInput(f"the script {shown(script.name)} failed with status {status}: {last}")

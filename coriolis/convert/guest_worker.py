@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from coriolis.convert.before_mount import run_before_mount
 from coriolis.convert.platforms import target_platform
 from coriolis.convert.plugin import Job, Nic, Say, Script
 from coriolis.convert.plugins import convert_guest, plan_guest
@@ -35,8 +36,7 @@ MAX_FILE_BYTES = 8 << 30  # the appliance's own sparse root has 4 GiB
 
 def convert(request: dict[str, Any], say: Say) -> dict[str, Any]:
     """Convert the guest on ``request["disks"]`` in place; the facts for ``ConversionSummary``."""
-    from coriolis.convert.before_mount import run_before_mount  # these need libguestfs
-    from coriolis.convert.guestfs_guest import launched
+    from coriolis.convert.guestfs_guest import launched  # needs libguestfs
     from coriolis.convert.mount import mount_guest
 
     job = job_from(request["job"])
