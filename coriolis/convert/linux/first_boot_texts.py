@@ -44,13 +44,15 @@ RUN = """\
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 LC_ALL=C
 export PATH LC_ALL
-umask 077
+umask 022
 scripts=/usr/local/lib/coriolis/firstboot/scripts
 state=/var/lib/coriolis/firstboot
 log=/var/log/coriolis-firstboot.log
 max_log_bytes=65536
 
 mkdir -p "$state"
+: >>"$log"
+chmod 600 "$log"
 [ -e "$state/complete" ] && exit 0
 left=
 for script in "$scripts"/*; do

@@ -15,7 +15,23 @@ from coriolis.errors import Corrupt
 from tests.unit.convert.directory_guest import DirectoryGuest
 
 PLACES = ("/usr/local/lib/coriolis", "/var/lib/coriolis", "/var/log/coriolis", "/etc/systemd", "/etc/rc", "/boot/")
-TOOLS = ("mkdir", "cat", "date", "sync", "tail", "rm", "mv", "cp", "wc", "readlink", "timeout", "sh", "grep", "sleep")
+TOOLS = (
+    "mkdir",
+    "chmod",
+    "cat",
+    "date",
+    "sync",
+    "tail",
+    "rm",
+    "mv",
+    "cp",
+    "wc",
+    "readlink",
+    "timeout",
+    "sh",
+    "grep",
+    "sleep",
+)
 
 
 class Sandbox:
@@ -86,6 +102,14 @@ def test_each_script_runs_once_and_the_unit_disables_itself(box: Sandbox) -> Non
     assert not box.has(first_boot.WANTS)
     assert not box.has("/etc/rc2.d/S99coriolis-firstboot")
     assert box.start() == ["work a", "work user"]
+
+
+def test_packages_are_not_installed_for_root_alone_but_the_log_is(box: Sandbox) -> None:
+    box.stub("work", f'umask >"{box.calls}.umask"')
+    box.lay_down(s10_a=b"#!/bin/sh\nwork a\n")
+    box.start()
+    assert Path(f"{box.calls}.umask").read_text() == "0022\n"
+    assert box.guest.path("/var/log/coriolis-firstboot.log").stat().st_mode & 0o777 == 0o600
 
 
 def test_ours_are_tried_at_three_starts(box: Sandbox) -> None:
