@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 MAX_OUTPUT_BYTES = 64 << 10
 _STATUS = "coriolis-status:"
-_TIMEOUT_STATUS = (124, 137)  # of timeout(1): ended, killed
+_TIMEOUT_STATUS = (124, 137, 143)  # of timeout(1): ended, killed; of busybox's: ended by SIGTERM
 
 
 def guest_command(words: Sequence[str], timeout_s: float) -> list[str]:
@@ -14,7 +14,7 @@ def guest_command(words: Sequence[str], timeout_s: float) -> list[str]:
     for a pipe would hide it. The guest's ``timeout``, where it has one, ends the program alone.
     """
     limit = f"$(command -v timeout >/dev/null && echo timeout -k 10 {timeout_s:.0f})"
-    run = f'{limit} "$@" </dev/null 2>&1; status=$?; echo; echo "{_STATUS}$status"'
+    run = f'{limit} "$@" 2>&1 </dev/null; status=$?; echo; echo "{_STATUS}$status"'
     script = f"{{ {run}; }} | tail -c {MAX_OUTPUT_BYTES}"
     return ["/bin/sh", "-c", script, "coriolis", *words]
 

@@ -12,6 +12,7 @@ import os
 import posixpath
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,8 @@ from coriolis.errors import Corrupt, TimedOut, Unavailable, Unsupported
 PIECE_BYTES = 1 << 20  # the appliance's protocol carries at most 4 MiB a message
 MAX_LAST_WORDS = 300
 KILL_GRACE_S = 30.0
+UMOUNT_TRIES = 15
+UMOUNT_PAUSE_S = 1.0
 _SELINUX = "security.selinux"
 
 _T = TypeVar("_T")
@@ -60,12 +63,23 @@ def launched(disks: Sequence[str], accelerator: str, memory_mb: int, *, network:
             ) from error
         yield handle
         try:
-            handle.umount_all()
+            _umount_all(handle)
             handle.shutdown()
         except RuntimeError as error:
             raise Corrupt(f"the converted file systems could not be flushed: {shown(error)}") from error
     finally:
         handle.close()
+
+
+def _umount_all(handle: Any) -> None:
+    """A program of the guest that was ended may need some seconds to be gone; until then its tree is busy."""
+    for _ in range(UMOUNT_TRIES - 1):
+        try:
+            handle.umount_all()
+            return
+        except RuntimeError:
+            time.sleep(UMOUNT_PAUSE_S)
+    handle.umount_all()
 
 
 class GuestfsGuest:

@@ -1,4 +1,4 @@
-"""What a guest's root may lie on, made and found again in one real appliance: btrfs, XFS, md, LVM on LUKS."""
+"""What a guest's root may lie on, made and found again in one real appliance: btrfs, two disks, md, LVM on LUKS."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def empty(handle: Any) -> Any:
     for device in handle.list_md_devices():
         handle.md_stop(device)
     for disk in ("/dev/sda", "/dev/sdb"):
-        handle.zero_device(disk)
+        for device in [one for one in handle.list_partitions() if one.startswith(disk)]:
+            handle.wipefs(device)
+            handle.zero(device)
+        handle.wipefs(disk)
         handle.part_init(disk, "gpt")
         handle.part_add(disk, "p", 2048, 409600)
         handle.part_add(disk, "p", 411648, -2048)
@@ -91,12 +94,12 @@ def test_a_btrfs_subvolume_beside_its_snapshot(empty: Any) -> None:
     assert guest.uuid_of("/dev/vda2") == uuid
 
 
-def test_an_xfs_root_without_os_release_on_the_second_disk(empty: Any) -> None:
+def test_a_root_without_os_release_on_the_second_disk(empty: Any) -> None:
     for device in ("/dev/sdb2", "/dev/sda1"):
-        empty.mkfs("xfs", device)
+        empty.mkfs("ext4", device)
     empty.set_label("/dev/sda1", "boot")
     empty.mount("/dev/sdb2", "/")
-    write_root(empty, "/dev/sdb2 / xfs defaults 0 0\nLABEL=boot /boot xfs defaults 0 0\n", "/etc/redhat-release")
+    write_root(empty, "/dev/sdb2 / ext4 defaults 0 0\nLABEL=boot /boot ext4 defaults 0 0\n", "/etc/redhat-release")
     guest, mounted, _ = found(empty)
     assert mounted == {"/": "/dev/sdb2", "/boot": "/dev/sda1"}
     assert guest.has_device("LABEL=boot")
@@ -158,7 +161,8 @@ def test_a_guests_programs_are_bounded(empty: Any, tmp_path: Path) -> None:
         pytest.skip("needs busybox-static")
     empty.mkfs("ext4", "/dev/sda2")
     empty.mount("/dev/sda2", "/")
-    empty.mkdir("/bin")
+    for name in ("bin", "dev", "proc", "sys"):
+        empty.mkdir(f"/{name}")
     empty.upload(str(busybox), "/bin/busybox")
     empty.chmod(0o755, "/bin/busybox")
     for name in ("sh", "tail", "yes", "head", "timeout", "sleep", "false"):
