@@ -19,13 +19,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from coriolis.convert.before_mount import run_before_mount
 from coriolis.convert.platforms import target_platform
 from coriolis.convert.plugin import Job, Nic, Say, Script
 from coriolis.convert.plugins import convert_guest, plan_guest
 from coriolis.errors import CoriolisError, InvalidInput
 from coriolis.parent import die_with_parent
 
-MAX_REQUEST_BYTES = 1 << 20
+MAX_REQUEST_BYTES = 8 << 20  # sixteen scripts of 64 KiB, escaped
 MAX_ADDRESS_SPACE_BYTES = 8 << 30  # this process and, each for itself, the appliance
 LUKS_MEMORY_MB = 2048
 MAX_FILE_BYTES = 8 << 30  # the appliance's own sparse root has 4 GiB
@@ -39,9 +40,11 @@ def convert(request: dict[str, Any], say: Say) -> dict[str, Any]:
     job = job_from(request["job"])
     times: dict[str, float] = {}
     started = time.monotonic()
-    with launched(request["disks"], request["accelerator"], appliance_memory_mb(request["memory_mb"], job)) as handle:
+    memory_mb = appliance_memory_mb(request["memory_mb"], job)
+    with launched(request["disks"], request["accelerator"], memory_mb, network=job.package_network) as handle:
         times["launch"] = time.monotonic() - started
         say(f"appliance started ({request['accelerator']}) in {times['launch']:.1f} s")
+        run_before_mount(handle, job.scripts, say)
         guest = mount_guest(handle, job.passphrases, say)
         times["mount"] = time.monotonic() - started - times["launch"]
         system, facts = convert_guest(guest, job, say)

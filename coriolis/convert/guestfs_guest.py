@@ -37,8 +37,10 @@ _T = TypeVar("_T")
 
 
 @contextmanager
-def launched(disks: Sequence[str], accelerator: str, memory_mb: int) -> Iterator[Any]:
+def launched(disks: Sequence[str], accelerator: str, memory_mb: int, *, network: bool = False) -> Iterator[Any]:
     """An appliance with the qcow2 files ``disks`` as sda, sdb, ...; a 1 MiB scratch disk when there are none.
+
+    ``network``: programs of the guest reach the host's network; libguestfs lends them its resolv.conf meanwhile.
 
     Raises Unavailable when it does not start. Leaving without an error flushes and checks that.
     """
@@ -47,6 +49,7 @@ def launched(disks: Sequence[str], accelerator: str, memory_mb: int) -> Iterator
     handle.set_backend_settings(["force_kvm" if accelerator == "kvm" else "force_tcg"])
     handle.set_memsize(memory_mb)
     handle.set_smp(2)
+    handle.set_network(network)
     try:
         try:
             for disk in disks:

@@ -1,11 +1,13 @@
 """Keeping the names of network interfaces: which MAC address gets which name. Pure.
 
 The name of an interface follows the (virtual) hardware, so a static configuration of ``ens192`` is dead on
-another hypervisor. A systemd ``.link`` file binds the name to the MAC address, which migrates. Rules, in
-order:
+another hypervisor. A systemd ``.link`` file, or a udev rule where there is no such systemd, binds the name to
+the MAC address, which migrates. Rules, in order:
 
-1. A MAC that the guest itself already binds (``.link``, ``70-persistent-net.rules``, ``HWADDR=``, netplan
-   ``macaddress``, NetworkManager ``mac-address=``) is left alone, and so is a name that is bound.
+1. A MAC of the machine to which the guest itself gives a name (``.link``, ``70-persistent-net.rules``) is left alone,
+   and so is its name. What only looks for a MAC (``HWADDR=``, NetworkManager ``mac-address=``, networkd
+   ``MACAddress=``) gives no name, but says which one the interface had; without a name it needs none. What names a
+   MAC that the machine does not have says nothing.
 2. An interface whose name the machine description gives, and which the guest configures, gets it.
 3. The remaining MACs, in the order of the machine description, get the remaining configured names, in the
    order of their appearance in the guest's configuration. When their numbers differ the rest is reported,
@@ -21,19 +23,41 @@ from dataclasses import dataclass
 from coriolis.convert.plugin import Nic
 
 MAX_NAMES = 64
+RULES = "/etc/udev/rules.d/70-persistent-net.rules"
 _MAC = re.compile(r"\b([0-9a-f]{2}(?:[:-][0-9a-f]{2}){5})\b", re.I)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{1,14}", re.I)
 _VIRTUAL = re.compile(r"^(lo|br|bond|team|dummy|tun|tap|veth|virbr|docker|vlan|wg|ppp|sit|wl|ww|ib|vmnet|lxc)", re.I)
 _LINK_NAME = re.compile(r"(?m)^[ \t]*Name[ \t]*=[ \t]*(\S+)")
-_UDEV_RULE = re.compile(r"(?i)ATTR\{address\}==\"([0-9a-f:]{17})\".*?NAME=\"([^\"]+)\"")
+_RULE_MAC = re.compile(r"ATTRS?\{address\}==\"([0-9a-f:]{17})\"", re.I)
+_RULE_NAME = re.compile(r"\bNAME=\"([^\"]+)\"")
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface of the guest: its MAC address, and the name by which the guest configures it."""
+
+    mac: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """What the guest binds by MAC itself."""
+    """(MAC, name) in the guest's files. ``given``: the name is given to the MAC. ``matched``: configuration that
+    looks for the MAC, and for the name too unless that is empty.
+    """
 
-    macs: frozenset[str] = frozenset()
-    names: frozenset[str] = frozenset()
+    given: frozenset[tuple[str, str]] = frozenset()
+    matched: frozenset[tuple[str, str]] = frozenset()
+
+    def of(self, nics: Sequence[Nic]) -> Bindings:
+        """Those of MACs that the machine has."""
+        macs = {nic.mac for nic in nics}
+        live = [frozenset(pair for pair in pairs if pair[0] in macs) for pairs in (self.given, self.matched)]
+        return Bindings(*live)
+
+    def names(self) -> dict[str, str]:
+        """MAC -> name; empty where nothing needs one."""
+        return dict([*sorted(self.matched), *sorted(self.given)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,66 +74,21 @@ def macs_in(text: str) -> frozenset[str]:
     return frozenset(m[1].lower().replace("-", ":") for line in lines for m in _MAC.finditer(line))
 
 
-def bindings(link_files: Iterable[str], udev_rules: Iterable[str], mac_matches: Iterable[str]) -> Bindings:
-    """Bindings of the ``.link`` files, udev rules, and other files that match interfaces by MAC."""
-    macs: set[str] = set()
-    names: set[str] = set()
-    for text in link_files:
-        given = _LINK_NAME.findall(text)
-        if given:  # a link file that names nothing sets speed or the like
-            macs |= macs_in(text)
-            names |= set(given)
-    for text in udev_rules:
-        for line in text.splitlines():
-            rule = _UDEV_RULE.search(line) if not line.lstrip().startswith("#") else None
-            if rule:
-                macs.add(rule[1].lower())
-                names.add(rule[2])
-    for text in mac_matches:
-        macs |= macs_in(text)
-    return Bindings(frozenset(macs), frozenset(names))
+def link_bindings(text: str) -> list[tuple[str, str]]:
+    """(MAC, name) of a ``.link`` file; one that names nothing sets speed or the like."""
+    name = _LINK_NAME.search(text)
+    return [(mac, name[1]) for mac in sorted(macs_in(text))] if name else []
 
 
-def names_in_interfaces(text: str) -> list[str]:
-    """Physical interfaces of an ``/etc/network/interfaces`` file, in order of appearance."""
-    names: list[str] = []
-    for line in text.splitlines():
-        words = line.split()
-        if words and words[0] in ("auto", "allow-hotplug"):
-            names += words[1:]
-        elif len(words) > 1 and words[0] == "iface":
-            names.append(words[1])
-    return physical(names)
+def rule_bindings(text: str) -> list[tuple[str, str]]:
+    """(MAC, name) of udev rules."""
+    found = (_rule(line) for line in text.splitlines())
+    return [rule for rule in found if rule]
 
 
-def names_in_ifcfg(file_names: Iterable[str]) -> list[str]:
-    """Physical interfaces of ``ifcfg-*`` files, by file name."""
-    return physical(name.removeprefix("ifcfg-") for name in file_names if name.startswith("ifcfg-"))
-
-
-def names_in_netplan(text: str) -> list[str]:
-    """Keys of ``ethernets`` in a netplan file, by indentation (no YAML parser is at hand here)."""
-    names: list[str] = []
-    inside = child = -1
-    for line in text.splitlines():
-        bare = line.split("#", 1)[0].rstrip()
-        if not bare:
-            continue
-        indent = len(bare) - len(bare.lstrip())
-        if inside >= 0 and indent <= inside:
-            inside = -1
-        if re.fullmatch(r"\s*ethernets:", bare):
-            inside, child = indent, -1
-        elif inside >= 0 and (child < 0 or indent == child):
-            child = indent
-            names.append(bare.strip().partition(":")[0].strip("\"'"))
-    return physical(names)
-
-
-def names_in_keyfile(text: str) -> list[str]:
-    """``interface-name=`` of a NetworkManager connection and ``Name=`` of a networkd file."""
-    found = re.findall(r"(?m)^[ \t]*(?:interface-name|Name)[ \t]*=[ \t]*(\S+)", text)
-    return physical(found)
+def _rule(line: str) -> tuple[str, str] | None:
+    mac, name = _RULE_MAC.search(line), _RULE_NAME.search(line)
+    return (mac[1].lower(), name[1]) if mac and name and not line.lstrip().startswith("#") else None
 
 
 def physical(names: Iterable[str]) -> list[str]:
@@ -120,9 +99,18 @@ def physical(names: Iterable[str]) -> list[str]:
 
 def choose(nics: Sequence[Nic], configured: Sequence[str], bound: Bindings) -> Pins:
     """The pairs to write, by the rules above."""
-    free_nics = [nic for nic in nics if nic.mac not in bound.macs]
-    free_names = [name for name in configured if name not in bound.names]
+    live = bound.of(nics)
+    taken = {name for _, name in live.given}
+    done = {mac for mac, _ in live.given}
     pairs: list[tuple[str, str]] = []
+    for mac, name in sorted(live.matched, reverse=True):  # a file with a name before one without
+        if mac not in done and (not name or name not in taken):
+            pairs += [(mac, name)] if name else []
+            done.add(mac)
+            taken.add(name)
+    taken.discard("")
+    free_nics = [nic for nic in nics if nic.mac not in done]
+    free_names = [name for name in configured if name not in taken]
     for nic in list(free_nics):
         if nic.name in free_names:
             pairs.append((nic.mac, nic.name))
@@ -140,3 +128,29 @@ def link_file(mac: str, name: str) -> tuple[str, str]:
     why = "# Written by Coriolis: keeps the name this interface had."
     text = f"{why}\n[Match]\nMACAddress={mac}\n\n[Link]\nName={name}\n"
     return f"/etc/systemd/network/10-coriolis-{name}.link", text
+
+
+def with_rules(text: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """``70-persistent-net.rules`` that give each name to its MAC, in place of what bound either before."""
+    wanted = dict(pairs)
+    kept = []
+    for line in text.splitlines():
+        rule = _rule(line)
+        if rule is None or (rule[0] not in wanted and rule[1] not in wanted.values()):
+            kept.append(line)
+    added = [
+        f'SUBSYSTEM=="net", ACTION=="add", DRIVERS=="?*", ATTR{{address}}=="{mac}", ATTR{{type}}=="1", NAME="{name}"'
+        for mac, name in wanted.items()
+    ]
+    return "".join(f"{line}\n" for line in [*kept, *added])
+
+
+def with_mac(text: str, old: Iterable[str], new: str) -> str:
+    """``text`` with the MAC addresses ``old`` replaced; comments stay."""
+    gone = set(old)
+
+    def replace(match: re.Match[str]) -> str:
+        return new if match[1].lower().replace("-", ":") in gone else match[0]
+
+    lines = text.splitlines(keepends=True)
+    return "".join(line if line.lstrip().startswith("#") else _MAC.sub(replace, line) for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from coriolis.convert.guest import Guest, read_text
@@ -38,12 +39,15 @@ class LinuxPlugin:
         return System("linux", self.name, shown(identity), shown(version), shown(title.strip()))
 
     def plan(self, guest: Guest, system: System, job: Job) -> Plan:
+        scripts, script_findings = content_steps.plan_scripts(guest, job)
         boot, boot_findings = boot_steps.plan(guest, self._family, system, job)
         content, content_findings = content_steps.plan(guest, self._family, system, job)
-        return Plan(system, (*boot, *content), (*_support(self._family, system), *boot_findings, *content_findings))
+        findings = (*_support(self._family, system), *script_findings, *boot_findings, *content_findings)
+        return Plan(system, (*scripts, *boot, *content), findings)
 
     def verify(self, guest: Guest, system: System, job: Job, facts: Facts, say: Say) -> None:
         verify_boot(guest, job, facts, say)
+        content_steps.verify(guest, self._family, job, facts)
 
 
 def linux_plugins() -> tuple[LinuxPlugin, ...]:
@@ -84,9 +88,17 @@ def _support(family: LinuxFamily, system: System) -> list[Finding]:
     oldest = family.oldest.get(system.distribution)
     if oldest is None:
         return [Finding("info", "GUEST_DERIVATIVE", f"{system.title} is treated as one of the {family.name} family")]
-    if version_numbers(system.version) and version_numbers(system.version) < oldest:
-        wanted = ".".join(str(number) for number in oldest)
-        return [
-            Finding("warning", "GUEST_TOO_OLD", f"{system.title} is older than {wanted}, the oldest that is supported")
-        ]
+    number = version_numbers(system.version)
+    if number and number < oldest:
+        wanted = ".".join(str(part) for part in oldest)
+        message = f"{system.title} is older than {wanted}, the oldest that is supported"
+        return [Finding("warning", "GUEST_TOO_OLD", message)]
+    if number and number < family.best_effort.get(system.distribution, ()):
+        message = f"{system.title} is so old that its conversion is tried, not promised"
+        return [Finding("warning", "GUEST_BEST_EFFORT", message, "try it once before the day of the move")]
+    if system.distribution in family.long_term and not re.fullmatch(
+        family.long_term[system.distribution], system.version
+    ):
+        message = f"{system.title} is no release with long support: it is treated as its nearest one"
+        return [Finding("info", "GUEST_SHORT_LIVED", message)]
     return []

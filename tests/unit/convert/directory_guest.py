@@ -124,7 +124,10 @@ def debian(top: Path) -> DirectoryGuest:
         "/etc/default/grub": b"GRUB_DISABLE_LINUX_UUID=true\n",
         "/etc/initramfs-tools/modules": b"# comment\nvmw_pvscsi",
         "/etc/network/interfaces": b"auto lo\niface lo inet loopback\nallow-hotplug ens192\n",
+        "/lib/systemd/systemd": b"",
         "/lib/systemd/systemd-udevd": b"",
+        "/lib/udev/rules.d/80-net-setup-link.rules": b"",
+        "/var/lib/dpkg/status": b"Package: dpkg\nStatus: install ok installed\n",
         "/usr/sbin/mkinitramfs": b"",
     }
     tree = f"/lib/modules/{VERSION}"

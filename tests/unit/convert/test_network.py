@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coriolis.convert.linux import network
 from coriolis.convert.linux.network import Bindings, Nic
@@ -24,17 +26,29 @@ def test_a_hint_that_the_guest_does_not_configure_is_none() -> None:
     assert pins.pairs == ((A, "ens192"),)
 
 
-def test_what_the_guest_binds_is_left_alone() -> None:
-    link = f"[Match]\nMACAddress={A.upper()}\n[Link]\nName=ens192\n"
-    rule = f'SUBSYSTEM=="net", ATTR{{address}}=="{B}", NAME="eth7"\n'
-    bound = network.bindings([link], [rule, "# ATTR{address}==" + C], ["HWADDR=00-50-56-00-00-0F\n"])
-    assert bound == Bindings(frozenset({A, B, "00:50:56:00:00:0f"}), frozenset({"ens192", "eth7"}))
+def test_names_that_the_guest_gives_are_left_alone() -> None:
+    link = network.link_bindings(f"[Match]\nMACAddress={A.upper()}\n[Link]\nName=ens192\n")
+    rules = network.rule_bindings(f'SUBSYSTEM=="net", ATTR{{address}}=="{B}", NAME="eth7"\n# ATTR{{address}}=="{C}"\n')
+    assert (link, rules) == ([(A, "ens192")], [(B, "eth7")])
+    bound = Bindings(frozenset([*link, *rules]))
     pins = network.choose([Nic(A), Nic(B), Nic(C)], ["ens192", "eth7", "ens224"], bound)
     assert pins.pairs == ((C, "ens224"),)
 
 
 def test_a_link_file_that_sets_no_name_binds_nothing() -> None:
-    assert network.bindings([f"[Match]\nMACAddress={A}\n[Link]\nMTUBytes=9000\n"], [], []) == Bindings()
+    assert network.link_bindings(f"[Match]\nMACAddress={A}\n[Link]\nMTUBytes=9000\n") == []
+
+
+def test_configuration_that_matches_a_mac_says_which_name_it_had() -> None:
+    bound = Bindings(matched=frozenset({(B, "ens192"), (C, "")}))
+    pins = network.choose([Nic(A), Nic(B), Nic(C)], ["ens192", "ens224"], bound)
+    assert dict(pins.pairs) == {B: "ens192", A: "ens224"}
+    assert pins.messages == ()
+
+
+def test_a_mac_that_the_machine_does_not_have_says_nothing() -> None:
+    bound = Bindings(frozenset({("00:50:56:00:00:99", "eth0")}), frozenset({("00:50:56:00:00:98", "eth1")}))
+    assert network.choose([Nic(A), Nic(B)], ["eth0", "eth1"], bound).pairs == ((A, "eth0"), (B, "eth1"))
 
 
 def test_differing_numbers_are_reported() -> None:
@@ -42,33 +56,6 @@ def test_differing_numbers_are_reported() -> None:
     assert few.messages == ("the guest configures ens224, but no network interface is left for it",)
     many = network.choose([Nic(A), Nic(B)], ["ens192"], Bindings())
     assert many.messages == (f"no name is configured for the interface {B}",)
-
-
-def test_names_in_interfaces() -> None:
-    text = "auto lo ens224\niface lo inet loopback\nallow-hotplug ens192\niface ens192 inet dhcp\nauto br0\n"
-    assert network.names_in_interfaces(text) == ["ens224", "ens192"]
-
-
-def test_names_in_netplan() -> None:
-    text = """
-network:
-  version: 2
-  ethernets:
-    ens192:
-      addresses: [10.0.0.1/24]
-      nameservers: {addresses: [10.0.0.2]}
-    "ens224":
-      dhcp4: true
-  bonds:
-    bond0: {interfaces: [ens192]}
-"""
-    assert network.names_in_netplan(text) == ["ens192", "ens224"]
-
-
-def test_names_in_other_files() -> None:
-    assert network.names_in_ifcfg(["ifcfg-ens192", "ifcfg-lo", "ifcfg-bond0", "route-ens192"]) == ["ens192"]
-    assert network.names_in_keyfile("[connection]\ninterface-name=ens192\n") == ["ens192"]
-    assert network.names_in_keyfile("[Match]\nName=en*\n") == []
 
 
 @pytest.mark.parametrize("name", ["../x", "a" * 16, "ens192\n[Link]", "-x", "a b", ""])
@@ -80,3 +67,40 @@ def test_the_link_file() -> None:
     path, text = network.link_file(A, "ens192")
     assert path == "/etc/systemd/network/10-coriolis-ens192.link"
     assert f"[Match]\nMACAddress={A}\n\n[Link]\nName=ens192\n" in text
+
+
+def test_rules_replace_what_bound_the_name_or_the_mac() -> None:
+    old = (
+        f'# comment\nSUBSYSTEM=="net", ATTR{{address}}=="{B}", NAME="eth0"\n'
+        f'SUBSYSTEM=="net", ATTR{{address}}=="{C}", NAME="eth5"\n'
+    )
+    new = network.with_rules(old, [(A, "eth0")])
+    assert network.rule_bindings(new) == [(C, "eth5"), (A, "eth0")]
+    assert new.startswith("# comment\n")
+    assert network.with_rules(new, [(A, "eth0")]) == new
+
+
+def test_only_the_stale_mac_is_replaced() -> None:
+    text = f"# {B}\nHWADDR={B.upper()}\nMACADDR={C}\n"
+    assert network.with_mac(text, [B], A) == f"# {B}\nHWADDR={A}\nMACADDR={C}\n"
+
+
+macs = st.integers(1, 9).map(lambda n: f"00:50:56:00:00:{n:02x}")
+names = st.integers(0, 9).map(lambda n: f"ens{n}")
+pairs = st.frozensets(st.tuples(macs, names), max_size=6)
+
+
+@given(st.lists(macs, unique=True, max_size=5), st.lists(names, unique=True, max_size=5), pairs, pairs)
+def test_no_name_and_no_mac_is_given_twice(
+    have: list[str], configured: list[str], given_: frozenset[tuple[str, str]], matched: frozenset[tuple[str, str]]
+) -> None:
+    nics = [Nic(mac) for mac in have]
+    bound = Bindings(given_, matched)
+    pins = network.choose(nics, configured, bound)
+    kept = bound.of(nics).given
+    all_names = [name for _, name in pins.pairs] + sorted({name for _, name in kept})
+    assert len(all_names) == len(set(all_names))
+    assert len({mac for mac, _ in pins.pairs}) == len(pins.pairs)
+    assert {mac for mac, _ in pins.pairs} <= set(have) - {mac for mac, _ in kept}
+    again = network.choose(nics, configured, Bindings(given_ | frozenset(pins.pairs), matched))
+    assert again.pairs == (), "a second conversion has nothing to pin"

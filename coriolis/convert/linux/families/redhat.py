@@ -14,6 +14,8 @@ FAMILY = LinuxFamily(
         "ol": (6,),
         "fedora": (30,),
     },
+    best_effort={"rhel": (7,), "centos": (7,), "ol": (7,)},
+    package_names={"*": {"walinuxagent": ("WALinuxAgent",)}},
     likes=("rhel", "fedora", "centos"),
     package_tool="rpm",
     rebuild=("dracut", "--force", "{path}", "{version}"),

@@ -13,6 +13,7 @@ FAMILY = LinuxFamily(
         "opensuse-tumbleweed": (2015,),
         "opensuse": (13,),
     },
+    package_names={"*": {"walinuxagent": ("python-azure-agent",), "hyperv-daemons": ("hyper-v",)}},
     likes=("suse", "opensuse"),
     package_tool="rpm",
     rebuild=("dracut", "--force", "{path}", "{version}"),
