@@ -8,13 +8,11 @@ refused. Runs in the worker process; standard library only.
 from __future__ import annotations
 
 import base64
-import os
 import shlex
-import signal
-import threading
 from collections.abc import Sequence
 from typing import Any
 
+from coriolis.convert.appliance_limit import appliance_limit
 from coriolis.convert.guest_shell import guest_command, outcome, timed_out
 from coriolis.convert.linux.user_scripts import MAX_SCRIPT_BYTES, SCRIPT_TIMEOUT_S, executable, say_output
 from coriolis.convert.plugin import Say, Script
@@ -23,7 +21,6 @@ from coriolis.errors import InvalidInput, Unsupported
 
 PHASE = "osmorphing_pre_os_mount"
 MAX_LAST_WORDS = 300
-KILL_GRACE_S = 30.0
 _PATH = "/tmp/coriolis-script"
 
 
@@ -46,25 +43,15 @@ def _run(handle: Any, script: Script) -> tuple[int, str]:
         raise InvalidInput(f"the script {shown(script.name)} has {len(data)} bytes, more than {MAX_SCRIPT_BYTES}")
     encoded = base64.b64encode(data).decode()
     command = shlex.join(guest_command([_PATH], SCRIPT_TIMEOUT_S))
-    ended = threading.Event()
-    watch = threading.Timer(SCRIPT_TIMEOUT_S + KILL_GRACE_S, _stop_appliance, (handle, ended))
-    watch.start()
-    try:
-        answer = handle.debug("sh", [f"echo {encoded} | base64 -d >{_PATH} && chmod 700 {_PATH} && {command}"])
-    except (RuntimeError, UnicodeError) as error:
-        if ended.is_set():
-            message = f"the script {shown(script.name)} did not end within {SCRIPT_TIMEOUT_S:.0f} s"
-            raise InvalidInput(message) from error
-        raise Unsupported(
-            f"the appliance has no shell for the script {shown(script.name)}, which is to run before the mount; "
-            f"let it run after the mount: {shown(error)}"
-        ) from error
-    finally:
-        watch.cancel()
+    with appliance_limit(handle, SCRIPT_TIMEOUT_S) as ended:
+        try:
+            answer = handle.debug("sh", [f"echo {encoded} | base64 -d >{_PATH} && chmod 700 {_PATH} && {command}"])
+        except (RuntimeError, UnicodeError) as error:
+            if ended.is_set():
+                message = f"the script {shown(script.name)} did not end within {SCRIPT_TIMEOUT_S:.0f} s"
+                raise InvalidInput(message) from error
+            raise Unsupported(
+                f"the appliance has no shell for the script {shown(script.name)}, which is to run before the mount; "
+                f"let it run after the mount: {shown(error)}"
+            ) from error
     return outcome(str(answer))
-
-
-def _stop_appliance(handle: Any, ended: threading.Event) -> None:
-    """A fork bomb may keep ``timeout`` itself from acting."""
-    ended.set()
-    os.kill(int(handle.get_pid()), signal.SIGKILL)

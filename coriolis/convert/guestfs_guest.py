@@ -8,10 +8,7 @@ text.
 
 from __future__ import annotations
 
-import os
 import posixpath
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +17,7 @@ from typing import Any, TypeVar
 
 import guestfs
 
+from coriolis.convert.appliance_limit import appliance_limit
 from coriolis.convert.guest import MAX_LISTING
 from coriolis.convert.guest_shell import guest_command, outcome, timed_out
 from coriolis.convert.linux.devices import Devices
@@ -28,7 +26,6 @@ from coriolis.errors import Corrupt, TimedOut, Unavailable, Unsupported
 
 PIECE_BYTES = 1 << 20  # the appliance's protocol carries at most 4 MiB a message
 MAX_LAST_WORDS = 300
-KILL_GRACE_S = 30.0
 UMOUNT_TRIES = 15
 UMOUNT_PAUSE_S = 1.0
 _SELINUX = "security.selinux"
@@ -161,26 +158,19 @@ class GuestfsGuest:
         """libguestfs binds /dev, /proc and /sys of the appliance into the guest's tree for it. A program that outlives
         its time even so takes the appliance with it, and so the conversion.
         """
-        name, ended = shown(command[0]), threading.Event()
-        watch = threading.Timer(timeout_s + KILL_GRACE_S, self._stop_appliance, (ended,))
-        watch.start()
-        try:
-            status, output = outcome(self._g.command(guest_command(command, timeout_s)))
-        except (RuntimeError, UnicodeError) as error:
-            if ended.is_set():
-                raise TimedOut(f"the guest's {name} did not end within {timeout_s:.0f} s") from error
-            raise Unavailable(f"the guest's {name} cannot be run: {shown(_first_line(error))}") from error
-        finally:
-            watch.cancel()
+        name, late = shown(command[0]), f"did not end within {timeout_s:.0f} s"
+        with appliance_limit(self._g, timeout_s) as ended:
+            try:
+                status, output = outcome(self._g.command(guest_command(command, timeout_s)))
+            except (RuntimeError, UnicodeError) as error:
+                if ended.is_set():
+                    raise TimedOut(f"the guest's {name} {late}, and took the appliance with it") from error
+                raise Unavailable(f"the guest's {name} cannot be run: {shown(_first_line(error))}") from error
         if timed_out(status):
-            raise TimedOut(f"the guest's {name} did not end within {timeout_s:.0f} s")
+            raise TimedOut(f"the guest's {name} {late}")
         if status != 0:
             raise Unavailable(f"the guest's {name} failed with status {status}: {shown(output[-MAX_LAST_WORDS:])}")
         return output
-
-    def _stop_appliance(self, ended: threading.Event) -> None:
-        ended.set()
-        os.kill(int(self._g.get_pid()), signal.SIGKILL)
 
     def free_bytes(self, path: str) -> int:
         stat = ask(f"look at {path}", lambda: self._g.statvfs(path))

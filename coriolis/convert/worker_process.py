@@ -18,6 +18,7 @@ MAX_LINE_BYTES = 64 << 10
 MAX_LINES = 10_000
 STDERR_TAIL_BYTES = 2000
 END_TIMEOUT_S = 10.0
+WHOLE_TIMEOUT_S = 7200.0
 WATCH_INTERVAL_S = 0.2
 FIND_TIMEOUT_S = 30.0
 _SYSTEM_PYTHON = "/usr/bin/python3"
@@ -57,7 +58,8 @@ async def run_worker(
 ) -> dict[str, Any]:
     """The worker's result.
 
-    ``run_dir``: short path of a private directory for its sockets and temporary files.
+    ``run_dir``: short path of a private directory for its sockets and temporary files. ``timeout_s``: how long it may
+    say nothing; the full way takes minutes for each kernel, and there may be many.
 
     Raises what the worker reports; TaskDied when it ends without an answer, TimedOut, Corrupt for too much
     output. However this ends, no process of the worker's group is left.
@@ -65,14 +67,20 @@ async def run_worker(
     with open(run_dir / "worker.stderr", "w+b") as stderr:  # noqa: ASYNC230 (a local file; nothing blocks)
         process = await _start(run_dir, stderr)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(WHOLE_TIMEOUT_S), asyncio.timeout(timeout_s) as silence:
+                loop = asyncio.get_running_loop()
+
+                def heard(event: str) -> None:
+                    silence.reschedule(loop.time() + timeout_s)
+                    on_event(event)
+
                 watch = asyncio.create_task(_end_group_with_leader(process))
                 try:
-                    answer = await _converse(process, request, on_event)
+                    answer = await _converse(process, request, heard)
                 finally:
                     watch.cancel()
         except TimeoutError as error:
-            raise TimedOut(f"the guest conversion did not end within {timeout_s:.0f} s and was stopped") from error
+            raise TimedOut(f"the guest conversion said nothing for {timeout_s:.0f} s and was stopped") from error
         finally:
             await _end(process)
         if answer is None:

@@ -17,12 +17,15 @@ from coriolis.errors import InvalidInput, Unsupported
 class PhonyHandle:
     """What libguestfs's ``debug sh`` does: all words in one command of the shell."""
 
+    def get_pid(self) -> int:
+        return 2**22 + 1  # above the largest there can be: to kill it would be an error
+
     def debug(self, what: str, words: Sequence[str]) -> str:
         assert what == "sh"
         return subprocess.run(["/bin/sh", "-c", " ".join(words)], stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
-class HandleWithoutShell:
+class HandleWithoutShell(PhonyHandle):
     def debug(self, what: str, words: Sequence[str]) -> str:
         raise RuntimeError("debug: unknown subcommand\nsh")
 

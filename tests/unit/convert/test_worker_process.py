@@ -93,9 +93,19 @@ async def test_a_cancelled_worker_leaves_no_process(monkeypatch: pytest.MonkeyPa
 
 async def test_a_worker_out_of_time_leaves_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     play(monkeypatch, tmp_path, SLEEPER.format(tmp_path / "child"))
-    with pytest.raises(TimedOut, match="within 2 s"):
+    with pytest.raises(TimedOut, match="nothing for 2 s"):
         await run_worker({}, print, run_dir=tmp_path, timeout_s=2)
     await gone(await child_of(tmp_path))
+
+
+async def test_a_worker_that_goes_on_telling_has_more_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The full way takes minutes for each of many kernels."""
+    play(
+        monkeypatch,
+        tmp_path,
+        'for n in range(6): print(\'{"event": "kernel"}\', flush=True); time.sleep(0.5)\nprint(\'{"result": {}}\')',
+    )
+    assert await run_worker({}, lambda _: None, run_dir=tmp_path, timeout_s=2) == {}
 
 
 async def test_a_dead_worker_leaves_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
