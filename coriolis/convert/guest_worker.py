@@ -22,7 +22,7 @@ from typing import Any
 from coriolis.convert.before_mount import run_before_mount
 from coriolis.convert.platforms import target_platform
 from coriolis.convert.plugin import Job, Nic, Say, Script
-from coriolis.convert.plugins import convert_guest, plan_guest
+from coriolis.convert.plugins import convert_guest, preview
 from coriolis.errors import CoriolisError, InvalidInput
 from coriolis.parent import die_with_parent
 
@@ -63,7 +63,7 @@ def inspect(request: dict[str, Any], say: Say) -> dict[str, Any]:
 
     job = job_from(request["job"])
     with launched(request["disks"], request["accelerator"], appliance_memory_mb(request["memory_mb"], job)) as handle:
-        plan = plan_guest(mount_guest(handle, job.passphrases, say), job)
+        plan = preview(lambda: mount_guest(handle, job.passphrases, say), job)
     return {
         "system": asdict(plan.system),
         "steps": [{"name": step.name, "title": step.title} for step in plan.steps],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from coriolis.convert.guest import Guest
 from coriolis.convert.linux.plugin import linux_plugins
-from coriolis.convert.plugin import Facts, Job, Plan, Plugin, Say, System, refusal
+from coriolis.convert.plugin import Facts, Finding, Job, Plan, Plugin, Say, System, refusal
 from coriolis.convert.windows.plugin import WindowsPlugin
 from coriolis.errors import Unsupported
 
@@ -24,9 +26,27 @@ def find_plugin(guest: Guest) -> tuple[Plugin, System]:
 
 
 def plan_guest(guest: Guest, job: Job) -> Plan:
-    """What conversion would do, and what it found. Reads only."""
+    """What conversion would do, and what it found. Reads only. Raises Unsupported, Corrupt."""
     plugin, system = find_plugin(guest)
     return plugin.plan(guest, system, job)
+
+
+def preview(mount: Callable[[], Guest], job: Job) -> Plan:
+    """``plan_guest`` of what ``mount`` gives.
+
+    What cannot be converted, even mounted, is a plan without steps and one finding that says why; Corrupt passes.
+    """
+    try:
+        return plan_guest(mount(), job)
+    except Unsupported as refused:
+        unknown = System("unknown", "unknown", "", "", "unknown system")
+        why = Finding(
+            "error",
+            "GUEST_NOT_CONVERTIBLE",
+            refused.message,
+            "skip_os_morphing moves the machine as it is",
+        )
+        return Plan(unknown, (), (why,))
 
 
 def convert_guest(guest: Guest, job: Job, say: Say) -> tuple[System, Facts]:

@@ -14,7 +14,7 @@ from coriolis.convert.linux.inject import Injection, recorded, undo
 from coriolis.convert.linux.verify import verify_boot
 from coriolis.convert.platforms import target_platform
 from coriolis.convert.plugin import Facts, Job, Nic
-from coriolis.convert.plugins import convert_guest, plan_guest
+from coriolis.convert.plugins import convert_guest, plan_guest, preview
 from coriolis.errors import Corrupt, InvalidInput, QuotaExceeded, Unsupported
 from tests.unit.convert.directory_guest import MODULES, ROOT_UUID, VERSION, DirectoryGuest, debian
 
@@ -66,6 +66,16 @@ def test_an_unknown_distribution_is_a_finding(guest: DirectoryGuest) -> None:
     plan = plan_guest(guest, Job(KVM, (Nic(MAC),)))
     assert plan.system.family == "generic"
     assert [finding.code for finding in plan.findings] == ["GUEST_UNKNOWN"]
+
+
+def test_a_preview_says_why_a_guest_cannot_be_converted(guest: DirectoryGuest) -> None:
+    def locked() -> DirectoryGuest:
+        raise Unsupported("the disk is encrypted by BitLocker")
+
+    assert preview(lambda: guest, Job(KVM)).steps[0].name == "drivers"
+    (finding,) = preview(locked, Job(KVM)).findings
+    assert (finding.severity, finding.message) == ("error", "the disk is encrypted by BitLocker")
+    assert "skip_os_morphing" in finding.action
 
 
 def test_an_old_release_is_a_finding(guest: DirectoryGuest) -> None:
