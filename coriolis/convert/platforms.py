@@ -104,4 +104,4 @@ def target_platform(name: str) -> TargetPlatform:
     try:
         return PLATFORMS[name]
     except KeyError:
-        raise InvalidInput(f"target_platform {name!r} is not one of: {', '.join(sorted(PLATFORMS))}") from None
+        raise InvalidInput(f"target platform {name[:40]!r} is not one of: {', '.join(sorted(PLATFORMS))}") from None

@@ -46,11 +46,15 @@ class ConversionRequest(msgspec.Struct, frozen=True):
 
 
 class ConversionOptions(msgspec.Struct, frozen=True):
-    """``conversion`` of a target_environment. ``nics``: addressing by MAC, where it is not that of all."""
+    """``conversion`` of a target_environment. ``nics``: addressing by MAC, where it is not that of all.
+
+    ``platform``: a name in ``platforms.PLATFORMS`` instead of the destination provider's own, for images that go on.
+    """
 
     way: Way = "auto"
     addressing: Addressing = "keep"
     nics: dict[str, Addressing] = {}
+    platform: str = ""
     package_network: bool = False
     proof_of_boot: bool = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from coriolis.convert.platforms import target_platform
 from coriolis.coordinator.driver import Driver
 from coriolis.coordinator.requests import Schemas, check_instances, check_schema, read_endpoint
 from coriolis.coordinator.vault import Vault
@@ -17,7 +18,6 @@ from coriolis.rpc.gen.coriolis.v1 import job_pb2 as pb
 
 MAX_KEPT = 1000
 DEFAULT_PLATFORM = "kvm"
-MAX_PLATFORM_CHARS = 40
 
 
 class Inspections:
@@ -32,8 +32,7 @@ class Inspections:
         """Raises InvalidInput naming the wrong field, NotFound for a secret that is not the project's."""
         inspection_id = new_id()
         (instance,) = check_instances([request.instance])
-        if len(request.target_platform) > MAX_PLATFORM_CHARS:
-            raise InvalidInput(f"target_platform has more than {MAX_PLATFORM_CHARS} characters")
+        platform = target_platform(request.target_platform or DEFAULT_PLATFORM)
         conversion = _conversion(request.conversion_json)
         origin, _ = await read_endpoint(
             "origin", request.origin, request.project_id, inspection_id, providers, self._vault
@@ -53,7 +52,10 @@ class Inspections:
             del self._of[oldest]
             self._driver.forget(oldest)
         self._of[inspection_id] = migration
-        asked = {"target_platform": request.target_platform or DEFAULT_PLATFORM, "conversion": conversion}
+        asked = {
+            "target_platform": platform.name,
+            "conversion": conversion,
+        }
         self._driver.submit_ephemeral(migration, [_run(migration, asked)])
         return self.get(request.project_id, inspection_id)
 

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import msgspec
 
+from coriolis.convert.platforms import target_platform
 from coriolis.coordinator.vault import Vault, masked
 from coriolis.errors import InvalidInput
 from coriolis.ids import is_id, new_id
@@ -59,6 +60,8 @@ async def build_migration(
     destination, network_map = await read_endpoint(
         "destination", request.destination, request.project_id, execution_id, providers, vault
     )
+    if platform := destination.environment.get("conversion", {}).get("platform"):
+        target_platform(platform)
     if len(instances) > 1 and "instance_name" in destination.environment:
         raise InvalidInput("destination.target_environment.instance_name names one machine, instances several")
     return Migration(

@@ -26,6 +26,7 @@ COMMON_DESTINATION: dict[str, Any] = {
                 "additionalProperties": {"enum": ["keep", "dhcp"]},
                 "maxProperties": 32,
             },
+            "platform": {"type": "string", "maxLength": 40},
             "package_network": {"type": "boolean"},
             "proof_of_boot": {"type": "boolean"},
         },

@@ -31,7 +31,7 @@ async def run(context: TaskContext) -> dict[str, Any]:
     identity = "/".join(manifests[disk.id] for disk in spec.devices.disks)
     options = msgspec.convert(work.environment.get("conversion", {}), ConversionOptions)
     scripts = for_machine(work.input.get("user_scripts", {}), spec.os_type, work.instance)
-    platform = load_provider(work.provider).capabilities.target_platform
+    platform = options.platform or load_provider(work.provider).capabilities.target_platform
     async with open_endpoint(context) as connection, AsyncExitStack() as stack:
         target = volumes_of(connection, work.provider)
         writers = [
