@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from coriolis.convert import appliance_limit
 from coriolis.convert.guest import Guest, read
 from coriolis.convert.linux.kept_aside import BEFORE
 from coriolis.errors import Corrupt, TimedOut, Unavailable, Unsupported
@@ -75,7 +76,7 @@ class _Over(Exception):
 
 def test_a_guest_that_is_asked_directly(tmp_path: Path, canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second appliance for all that is left: long answers, links where conversion writes, programs without end."""
-    monkeypatch.setattr(guestfs_guest, "KILL_GRACE_S", 5.0)
+    monkeypatch.setattr(appliance_limit, "GRACE_S", 5.0)
     disk = hostile_disk(tmp_path, traps(canary))
     with nothing_else_changes(canary), pytest.raises(_Over):
         ask_it(disk)
