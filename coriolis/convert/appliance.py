@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -22,6 +24,8 @@ Accelerator = Literal["kvm", "tcg"]
 PROBE_TIMEOUT_S = 180.0  # the first launch on a machine also builds the appliance
 CONVERSION_TIMEOUT_S: dict[Accelerator, float] = {"kvm": 300.0, "tcg": 900.0}
 _KVM_DEVICE = "/dev/kvm"
+SOCKET_GRACE_S = 10.0  # from the directory to a socket that listens it takes milliseconds
+_SOCKET = "guestfsd.sock"
 _ANSWER_FILE = "accelerator.json"
 
 
@@ -70,6 +74,24 @@ def remember(path: Path, accelerator: Accelerator) -> None:
     part = path.with_suffix(".part")
     part.write_bytes(msgspec.json.encode(_Answer(_host(), accelerator)))
     part.replace(path)
+
+
+def remove_dead_sockets(top: Path = Path("/tmp")) -> None:
+    """Directories of sockets that killed workers left: libguestfs takes them from /tmp, whatever it is told, if it runs
+    as root. Live ones are in the kernel's list, even those whose connection was accepted. Blocking.
+    """
+    live = Path("/proc/net/unix").read_text()
+    for path in top.glob("libguestfs??????"):
+        try:
+            state = path.lstat()
+            young = time.time() - state.st_mtime < SOCKET_GRACE_S
+            ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
+            if young or not ours or f"{path}/" in live or not (path / _SOCKET).is_socket():
+                continue
+            (path / _SOCKET).unlink()
+            path.rmdir()
+        except OSError:
+            continue  # it holds something else, or another agent was quicker
 
 
 def _host() -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from coriolis.convert import overlay, saved
 from coriolis.convert.delta import Delta, DeltaHeader, apply, save
-from coriolis.convert.overlaid import OnEvent, overlaid, run_over
+from coriolis.convert.overlaid import OnEvent, overlaid, remove_leftovers, run_over
 from coriolis.convert.platforms import target_platform
 from coriolis.convert.request import (
     ConversionFacts,
@@ -63,6 +63,7 @@ async def convert(
     with saved.locked(work_dir):
         found = await asyncio.to_thread(saved.find, work_dir, request)
         if found is not None:
+            await asyncio.to_thread(remove_leftovers, work_dir)  # killed between its commit and its end
             on_event("this replica was converted before; its changes are written again")
         conversion = found or await _compute(request, readers, work_dir, on_event, settings)
         await asyncio.to_thread(saved.mark_applying, work_dir)

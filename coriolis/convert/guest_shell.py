@@ -10,12 +10,13 @@ _TIMEOUT_STATUS = (124, 137, 143)  # of timeout(1): ended, killed; of busybox's:
 
 
 def guest_command(words: Sequence[str], timeout_s: float) -> list[str]:
-    """``words`` for the guest's shell: no input, both outputs cut at 64 KiB, and its exit status as the last line,
-    for a pipe would hide it. The guest's ``timeout``, where it has one, ends the program alone.
+    """``words`` for the guest's shell: no input, both outputs cut at 64 KiB and reduced to ASCII, and its exit status
+    as the last line, for a pipe would hide it. The guest's ``timeout``, where it has one, ends the program alone.
     """
     limit = f"$(command -v timeout >/dev/null && echo timeout -k 10 {timeout_s:.0f})"
     run = f'{limit} "$@" 2>&1 </dev/null; status=$?; echo; echo "{_STATUS}$status"'
-    script = f"{{ {run}; }} | tail -c {MAX_OUTPUT_BYTES}"
+    # tail may cut a character, a program may print anything: libguestfs ends at a zero and refuses what is no UTF-8
+    script = f"{{ {run}; }} | tail -c {MAX_OUTPUT_BYTES} | LC_ALL=C tr '\\000\\200-\\377' '?'"
     return ["/bin/sh", "-c", script, "coriolis", *words]
 
 

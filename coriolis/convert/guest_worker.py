@@ -1,6 +1,7 @@
-"""The process that looks into guests: ``python -m coriolis.convert.guest_worker``.
+"""The process that looks into guests: ``python -m coriolis.convert.guest_worker PARENT_PID``.
 
-One JSON line on stdin is the request; the process ends with its parent. JSON lines on stdout: ``{"event": text}`` any
+One JSON line on stdin is the request; the process ends with its parent, even
+with one that died before this began. JSON lines on stdout: ``{"event": text}`` any
 number of times, last ``{"result": {...}}`` or ``{"error": {"code": ..., "message": ...}}``. Requests:
 
 * ``{"op": "probe", "accelerator", "memory_mb"}``: start an appliance and stop it;
@@ -126,7 +127,7 @@ def main() -> None:
         (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
     ):
         resource.setrlimit(kind, (limit, limit))
-    die_with_parent(os.getppid())  # libguestfs's own recovery process then ends the appliance
+    die_with_parent(int(sys.argv[1]))  # libguestfs's own recovery process then ends the appliance
     line = sys.stdin.buffer.readline(MAX_REQUEST_BYTES)
 
     def say(text: str) -> None:

@@ -8,10 +8,13 @@ text.
 
 from __future__ import annotations
 
+import errno
+import os
 import posixpath
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,13 +24,16 @@ from coriolis.convert.appliance_limit import appliance_limit
 from coriolis.convert.guest import MAX_LISTING
 from coriolis.convert.guest_shell import guest_command, outcome, timed_out
 from coriolis.convert.linux.devices import Devices
+from coriolis.convert.linux.host_tools import scratch_directory
 from coriolis.convert.text import shown
 from coriolis.errors import Corrupt, TimedOut, Unavailable, Unsupported
 
 PIECE_BYTES = 1 << 20  # the appliance's protocol carries at most 4 MiB a message
 MAX_LAST_WORDS = 300
+MAX_LISTING_BYTES = MAX_LISTING * 256
 UMOUNT_TRIES = 15
 UMOUNT_PAUSE_S = 1.0
+_LEADS_NOWHERE = (os.strerror(errno.ELOOP), os.strerror(errno.ENAMETOOLONG))
 _SELINUX = "security.selinux"
 
 _T = TypeVar("_T")
@@ -80,25 +86,34 @@ def _umount_all(handle: Any) -> None:
 
 
 class GuestfsGuest:
-    """Implements ``coriolis.convert.guest.Guest`` over what is mounted in the appliance."""
+    """Implements ``coriolis.convert.guest.Guest`` over what is mounted in the appliance.
+
+    Most calls of libguestfs change root into the guest. ``cp`` and the mounts do not: to them a link of the guest leads
+    into the appliance's own tree, so they get the paths that ``realpath`` found inside.
+    """
 
     def __init__(self, handle: Any, devices: Devices) -> None:
         self._g = handle
         self._devices = devices
 
     def is_file(self, path: str) -> bool:
-        return bool(ask(f"look at {path}", lambda: self._g.is_file(path, followsymlinks=True)))
+        return ask(f"look at {path}", lambda: is_regular(self._g, path))
 
     def is_dir(self, path: str) -> bool:
-        return bool(ask(f"look at {path}", lambda: self._g.is_dir(path, followsymlinks=True)))
+        return ask(f"look at {path}", lambda: _leads_to(self._g.is_dir, path))
 
     def listdir(self, path: str) -> list[str]:
         if not self.is_dir(path):
             return []
-        names: list[str] = ask(f"list {path}", lambda: self._g.ls(path))
-        if len(names) > MAX_LISTING:
+        with tempfile.NamedTemporaryFile(dir=scratch_directory()) as listing:
+            ask(
+                f"list {path}", lambda: self._g.ls0(path, listing.name)
+            )  # ls() fails for all names when one is no UTF-8
+            raw = listing.read(MAX_LISTING_BYTES + 1)
+        names = raw.split(b"\0")[:-1]
+        if len(names) > MAX_LISTING or len(raw) > MAX_LISTING_BYTES:
             raise Unsupported(f"{shown(path)} of the guest holds more than {MAX_LISTING} files")
-        return sorted(names)
+        return sorted(_texts(names))
 
     def size(self, path: str) -> int:
         return int(ask(f"look at {path}", lambda: self._g.filesize(path)))
@@ -137,10 +152,13 @@ class GuestfsGuest:
 
     def copy(self, source: str, destination: str) -> None:
         self._make_directory_of(destination)
-        ask(f"copy {source}", lambda: self._g.cp(source, destination))
+        if self.read_link(destination) is not None or not self.is_file(destination):
+            self.remove(destination)  # cp would follow a link, write to a device, wait for a pipe
+        directory, name = posixpath.split(destination)
+        ask(f"copy {source}", lambda: self._g.cp(self._g.realpath(source), f"{self._g.realpath(directory)}/{name}"))
 
     def rename(self, source: str, destination: str) -> None:
-        ask(f"rename {source}", lambda: self._g.mv(source, destination))
+        ask(f"rename {source}", lambda: self._g.rename(source, destination))
 
     def remove(self, path: str) -> None:
         ask(f"remove {path}", lambda: self._g.rm_f(path))
@@ -152,7 +170,8 @@ class GuestfsGuest:
 
     def symlink(self, target: str, path: str) -> None:
         self._make_directory_of(path)
-        ask(f"link {path}", lambda: self._g.ln_sf(target, path))
+        self.remove(path)
+        ask(f"link {path}", lambda: self._g.ln_s(target, path))
 
     def run(self, command: Sequence[str], *, timeout_s: float) -> str:
         """libguestfs binds /dev, /proc and /sys of the appliance into the guest's tree for it. A program that outlives
@@ -198,6 +217,27 @@ class GuestfsGuest:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
+
+
+def is_regular(handle: Any, path: str) -> bool:
+    """Whether a regular file is at the end of ``path``; a loop of links leads to none."""
+    return _leads_to(handle.is_file, path)
+
+
+def _leads_to(look: Callable[..., Any], path: str) -> bool:
+    try:
+        return bool(look(path, followsymlinks=True))
+    except RuntimeError as error:  # Python's libguestfs gives no number
+        if str(error).endswith(_LEADS_NOWHERE):
+            return False
+        raise
+
+
+def _texts(names: Sequence[bytes]) -> Iterator[str]:
+    """Without those that are no UTF-8: Python's libguestfs could not even ask for them."""
+    for name in names:
+        with suppress(UnicodeDecodeError):
+            yield name.decode()
 
 
 def ask(what: str, call: Callable[[], _T]) -> _T:

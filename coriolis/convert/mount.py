@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from coriolis.convert.guestfs_guest import GuestfsGuest, ask
+from coriolis.convert.guestfs_guest import GuestfsGuest, ask, is_regular
 from coriolis.convert.linux import detect
 from coriolis.convert.linux.devices import Devices, array_names, mapped_names
 from coriolis.convert.linux.release import OS_RELEASE, RELEASE_FILES
@@ -53,10 +53,12 @@ def mount_guest(handle: Any, passphrases: Sequence[str], say: Say) -> GuestfsGue
     for message in messages:
         say(message)
     for one in points[1:]:
+        # a link of the guest would lead the mount into the appliance's own tree
+        point: str = ask(f"find {one.point}", partial(handle.realpath, one.point))
         if one.options:
-            ask(f"mount {one.point}", partial(handle.mount_options, one.options, one.device, one.point))
+            ask(f"mount {one.point}", partial(handle.mount_options, one.options, one.device, point))
         else:
-            ask(f"mount {one.point}", partial(handle.mount, one.device, one.point))
+            ask(f"mount {one.point}", partial(handle.mount, one.device, point))
     return GuestfsGuest(handle, devices)
 
 
@@ -95,10 +97,10 @@ def _root_on(handle: Any, device: str) -> detect.Root | None:
     except RuntimeError:
         return None  # a damaged file system beside the root is the guest's own matter
     try:
-        release = any(_has(handle, path) for path in (*OS_RELEASE, *RELEASE_FILES))
+        release = any(is_regular(handle, path) for path in (*OS_RELEASE, *RELEASE_FILES))
         # /usr apart holds what a link of the root leads to, so the link itself must count
         release = release or bool(handle.is_symlink("/etc/os-release"))
-        if not release or not _has(handle, "/etc/fstab"):
+        if not release or not is_regular(handle, "/etc/fstab"):
             return None
         return detect.Root(device, _table(handle, "/etc/fstab"))
     except RuntimeError as error:
@@ -107,13 +109,9 @@ def _root_on(handle: Any, device: str) -> detect.Root | None:
         handle.umount_all()
 
 
-def _has(handle: Any, path: str) -> bool:
-    return bool(handle.is_file(path, followsymlinks=True))
-
-
 def _table(handle: Any, path: str) -> str:
     """The start of a file of the mounted root, empty when there is none."""
-    return decode(handle.pread(path, MAX_TABLE_BYTES, 0)) if _has(handle, path) else ""
+    return decode(handle.pread(path, MAX_TABLE_BYTES, 0)) if is_regular(handle, path) else ""
 
 
 def _look_at(handle: Any, known: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:

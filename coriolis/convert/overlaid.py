@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,12 +13,15 @@ from typing import Any, Literal
 import msgspec
 
 from coriolis.convert import overlay
-from coriolis.convert.appliance import CONVERSION_TIMEOUT_S, Accelerator, choose_accelerator
+from coriolis.convert.appliance import CONVERSION_TIMEOUT_S, Accelerator, choose_accelerator, remove_dead_sockets
 from coriolis.convert.nbd_export import Counters, export
 from coriolis.convert.request import ConversionRequest, ConversionSettings, job_document
 from coriolis.convert.worker_process import run_worker
+from coriolis.durable_file import replace_file
 from coriolis.errors import CoriolisError
 from coriolis.providers.base import BlockReader
+
+_NOTE = "run-dir"
 
 OnEvent = Callable[[str], None]
 
@@ -55,10 +59,7 @@ async def overlaid(
                 await overlay.create_overlay(path, socket_path, reader.size)
             yield Overlaid(run_dir, accelerator, overlays, tuple(exports))
     finally:
-        for path in overlays:
-            path.unlink(missing_ok=True)
-        shutil.rmtree(run_dir, ignore_errors=True)
-        (work_dir / "run-dir").unlink(missing_ok=True)
+        remove_leftovers(work_dir)
 
 
 async def run_over(
@@ -90,11 +91,23 @@ async def run_over(
     return answer
 
 
-def _make_run_dir(work_dir: Path) -> Path:
-    """A private directory with a path short enough for sockets; that of a former, killed run is removed."""
-    note = work_dir / "run-dir"
+def remove_leftovers(work_dir: Path) -> None:
+    """The overlays and the private directory of this run, or of a former one that was killed. Blocking."""
+    for path in work_dir.glob("overlay-*.qcow2"):
+        path.unlink(missing_ok=True)
+    note = work_dir / _NOTE
     if note.exists():
         shutil.rmtree(note.read_text(), ignore_errors=True)
-    run_dir = tempfile.mkdtemp(prefix="coriolis-convert-")
-    note.write_text(run_dir)
-    return Path(run_dir)
+        note.unlink()
+    remove_dead_sockets()
+
+
+def _make_run_dir(work_dir: Path) -> Path:
+    """A private directory with a path short enough for sockets. It is noted before it is made: a kill in between
+    leaves nothing that nobody knows of.
+    """
+    remove_leftovers(work_dir)
+    run_dir = Path(tempfile.gettempdir(), f"coriolis-convert-{secrets.token_hex(8)}")
+    replace_file(work_dir / _NOTE, str(run_dir).encode())
+    run_dir.mkdir(mode=0o700)
+    return run_dir

@@ -100,6 +100,7 @@ async def _start(run_dir: Path, stderr: IO[bytes]) -> asyncio.subprocess.Process
         "-P",
         "-m",
         "coriolis.convert.guest_worker",
+        str(os.getpid()),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,

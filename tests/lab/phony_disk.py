@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,15 @@ def tree(top: Path, key: str, disk: Disk) -> None:
         rpm_database(top, distro)
 
 
-def make_plain(key: str, output: Path) -> None:
-    """A raw disk with /boot and the root as ext4 on partitions, in a second or two."""
+def make_plain(key: str, output: Path, alter: Callable[[Path, Path], None] = lambda root, boot: None) -> None:
+    """A raw disk with /boot and the root as ext4 on partitions, in a second or two. ``alter`` gets both directories."""
     distro = DISTROS[key]
     with tempfile.TemporaryDirectory(prefix="phony.") as name:
         top, boot = Path(name) / "root", Path(name) / "boot"
         tree(top, key, disk_for(distro, key, lvm=False))
         (top / "boot").rename(boot)
         (top / "boot").mkdir()
+        alter(top, boot)
         with output.open("wb") as file:
             file.truncate(ROOT_AT + ROOT_BYTES + MIB)
         places = ((boot, BOOT_AT, BOOT_BYTES), (top, ROOT_AT, ROOT_BYTES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -158,11 +159,12 @@ def boot_entries(text: str) -> list[BootEntry]:
     """
     lines = list(_LINUX_LINE.finditer(text))
     starts = [match.start() for match in _ENTRY_START.finditer(text)]
-    found = []
+    found, before = [], -1
     for at, match in enumerate(lines):
         end = lines[at + 1].start() if at + 1 < len(lines) else len(text)
         # BLS and syslinux put the arguments on a line of their own, syslinux even before the kernel's
-        begin = max((start for start in starts if start < match.start()), default=match.start())
+        label = starts[nearest - 1] if (nearest := bisect_left(starts, match.start())) else -1
+        begin, before = label if label > before else match.start(), match.start()
         more = " ".join(line[1] for line in _ARGUMENT_LINE.finditer(text, begin, end))
         arguments = f"{match[2]} {more}".strip()
         name = _KERNEL_NAME.search(match[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ MAGICS = (b"070701", b"070702")
 TRAILER = "TRAILER!!!"
 MAX_NAME_BYTES = 4096
 MAX_MEMBERS = 200_000
+_NUMBERS = re.compile(rb"[0-9A-Fa-f]{104}")
 _FIRST_INODE = 0x7F000000  # far from those of any real initramfs: equal inodes would be taken for hard links
 _FORBIDDEN_DIRECTORIES = frozenset({"", "lib", "usr", "usr/lib"})
 
@@ -39,10 +41,9 @@ def parse_header(raw: bytes) -> Header:
     """Decode the first 110 bytes of ``raw``. Raises Corrupt on anything that is no newc header."""
     if len(raw) < HEADER_BYTES or raw[:6] not in MAGICS:
         raise Corrupt("the initramfs holds something that is no cpio member")
-    try:
-        mode, size, name_size = (int(raw[at : at + 8], 16) for at in (14, 54, 94))
-    except ValueError as error:
-        raise Corrupt("the initramfs holds a cpio header with a bad number") from error
+    if _NUMBERS.fullmatch(raw, 6, HEADER_BYTES) is None:  # int() would take a sign: such a size leads backwards
+        raise Corrupt("the initramfs holds a cpio header with a bad number")
+    mode, size, name_size = (int(raw[at : at + 8], 16) for at in (14, 54, 94))
     if not 1 <= name_size <= MAX_NAME_BYTES:
         raise Corrupt(f"the initramfs holds a cpio name of {name_size} bytes, more than {MAX_NAME_BYTES}")
     return Header(mode, size, name_size)

@@ -7,11 +7,13 @@ label, or by what device-mapper and md make of them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coriolis.convert.linux import bootfiles, detect
 
+MAX_NAME_CHARS = 1024
 _TAGS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")
 _BY_NAME = {f"/dev/disk/by-{tag.lower()}/": tag for tag in _TAGS}
 _PART_OF_DISK = re.compile(
@@ -33,6 +35,8 @@ class Devices:
 
     def find(self, name: str) -> str | None:
         """The appliance's device for a guest's name; None when no disk or more than one has it."""
+        if len(name) > MAX_NAME_CHARS:
+            return None
         name = name.strip("\"'")
         tag, value = self._tagged(name)
         if tag:
@@ -61,7 +65,7 @@ class Devices:
         """UUIDs that more than one device claims: the kernel would take either, so they are nobody's."""
         members = ("linux_raid_member", "LVM2_member", "btrfs")  # several devices of one array share its UUID
         claims = [has["UUID"] for has in self.tags.values() if has.get("UUID") and has.get("TYPE") not in members]
-        return sorted({uuid for uuid in claims if claims.count(uuid) > 1})
+        return sorted(uuid for uuid, count in Counter(claims).items() if count > 1)
 
     @staticmethod
     def _tagged(name: str) -> tuple[str, str]:

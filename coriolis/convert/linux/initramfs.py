@@ -20,10 +20,12 @@ from coriolis.errors import Corrupt, Unsupported
 MAX_INITRAMFS_BYTES = 1 << 30
 MAX_EARLY_MEMBERS = 10_000
 MAX_ADDED_BYTES = 256 << 20
+MAX_LZ4_CHUNKS = 1000  # each is 8 MiB unpacked, the last of a frame less
 _LZ4_LEGACY_MAGIC = 0x184C2102
 _LZ4_BLOCK_BYTES = 8 << 20
 _LZ4_MAX_CHUNK_BYTES = _LZ4_BLOCK_BYTES + _LZ4_BLOCK_BYTES // 255 + 16
 PROBE_BYTES = 4096
+ZEROES_BYTES = 1 << 20  # a sparse file is skipped in minutes, not hours
 _COMPRESSIONS = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\x1f\x8b", "gzip"),
@@ -77,8 +79,11 @@ def compression_of(head: bytes) -> str | None:
 
 def refuse_padded_lz4(read_at: ReadAt, offset: int, size: int) -> None:
     """Raises Unsupported when something follows the lz4 stream at ``offset``: older kernels stop there."""
-    at = offset + 4
+    at, chunks = offset + 4, 0
     while at + 4 <= size:
+        chunks += 1
+        if chunks > MAX_LZ4_CHUNKS:
+            raise Unsupported(f"the initramfs has more than {MAX_LZ4_CHUNKS} lz4 chunks: they were not looked through")
         (length,) = struct.unpack("<I", read_at(at, 4))
         if length == _LZ4_LEGACY_MAGIC:
             at += 4
@@ -104,8 +109,10 @@ def _end_of_archive(read_at: ReadAt, offset: int, size: int) -> int:
 
 
 def _skip_zeroes(read_at: ReadAt, offset: int, size: int) -> int:
+    length = PROBE_BYTES
     while offset < size:
-        block = read_at(offset, PROBE_BYTES)
+        block = read_at(offset, length)
+        length = ZEROES_BYTES
         if not block:
             raise Corrupt("the initramfs is shorter than its file says")
         rest = block.lstrip(b"\0")

@@ -29,6 +29,8 @@ BOOT_RESERVE_BYTES = 1 << 20
 _INITRAMFS_TOOLS = ("/usr/sbin/update-initramfs", "/usr/sbin/mkinitramfs")
 _CHECKSUMS = "/var/lib/initramfs-tools"
 _DRACUT = ("/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut")
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What a record that somebody else wrote can cause."""
 _KEPT_LISTS = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 
 Index = Literal["full", "merged"]
@@ -81,7 +83,7 @@ def recorded(guest: Guest) -> list[Injection]:
             Injection(**{**one, "modules": tuple(one["modules"]), "names": tuple(one["names"])})
             for one in record.values()
         ]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise Corrupt(f"the record of this conversion, {RECORD}, cannot be read back") from error
 
 
@@ -92,7 +94,7 @@ def undo(guest: Guest, say: Say) -> None:
     try:
         record = json.loads(decode(read(guest, RECORD, MAX_TEXT_BYTES)))
         former = [(str(path), int(one["old_size"]), int(one["added"])) for path, one in record.items()]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except _UNREADABLE:
         say(f"the record of a former conversion, {RECORD}, cannot be read; it is replaced")
         guest.remove(RECORD)
         return

@@ -6,7 +6,7 @@ import struct
 
 from coriolis.errors import Corrupt
 
-MAX_NODES = 1_000_000
+MAX_NODES = 200_000
 MAX_KEY_CHARS = 4096
 _MAGIC, _MAJOR_VERSION = 0xB007F457, 2
 _PREFIX, _VALUES, _CHILDREN, _OFFSET = 0x80000000, 0x40000000, 0x20000000, 0x0FFFFFFF
@@ -23,7 +23,7 @@ def entries(index: bytes) -> dict[str, str]:
         while queue:
             node, key = queue.pop()
             seen += 1
-            if seen > MAX_NODES:
+            if seen + len(queue) > MAX_NODES:
                 raise Corrupt(f"a module index of the guest has more than {MAX_NODES} nodes")
             at = node & _OFFSET
             if node & _PREFIX:

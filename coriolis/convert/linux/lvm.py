@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_FILTER = re.compile(r'(?m)^[ \t]*(?:global_)?filter[ \t]*=[ \t]*\[(?:"[^"\n]*"|[^"\]])*\]')
+# An unquoted "[" ends the try: else a file of nothing but beginnings takes time by its square
+_FILTER = re.compile(r'(?m)^[ \t]*(?:global_)?filter[ \t]*=[ \t]*\[(?:"[^"\n]*"|[^"\]\[])*\]')
 _PATTERN = re.compile(r'"([ar])(.)([^"\n]*)\2"')
 _OLD_BUS = re.compile(r"(?<![a-z])(?:sd|hd|xvd|mpath|by-path|by-id|scsi)")
 _NEW_BUS = re.compile(r"(?<![a-z])(?:vd|nvme)|\[[a-z]*v[a-z]*\]d")

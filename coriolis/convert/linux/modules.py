@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -65,9 +66,9 @@ def closure(dep: Mapping[str, tuple[str, tuple[str, ...]]], builtin: frozenset[s
     """``wanted`` and all they depend on, without what is built in. Raises Corrupt beyond 200 modules."""
     paths: list[str] = []
     absent: list[str] = []
-    queue = list(wanted)
+    queue = deque(wanted)
     while queue:
-        name = queue.pop(0)
+        name = queue.popleft()
         if name in builtin:
             continue
         if name not in dep:

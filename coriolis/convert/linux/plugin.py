@@ -14,6 +14,8 @@ from coriolis.convert.linux.verify import verify_boot
 from coriolis.convert.plugin import Facts, Finding, Job, Plan, Say, System
 from coriolis.convert.text import shown
 
+MAX_VALUE_CHARS = 8192
+"""Of os-release: shlex takes time by the square of a word's length."""
 _GENERIC = LinuxFamily(name="generic", oldest={})
 
 
@@ -66,7 +68,7 @@ def parse_os_release(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in text.splitlines():
         name, equals, value = line.strip().partition("=")
-        if not equals or not name.isidentifier():
+        if not equals or not name.isidentifier() or len(value) > MAX_VALUE_CHARS:
             continue
         try:
             found[name] = " ".join(shlex.split(value))

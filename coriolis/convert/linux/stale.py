@@ -47,7 +47,7 @@ def replacements(files: Files, uuid_of: bootfiles.UuidOf) -> list[Replacement]:
             if unit and names_old_hardware(unescaped(unit[2].removesuffix(".device"))):
                 path = f"{unit[1]}/{unit[2]}.d/timeout.conf"
                 # Without a file to replace its directory may be absent; dracut always writes both.
-                one = Replacement(path, _SHORT_WAIT, f"no long wait for {unit[2]}") if path in files else None
+                one = Replacement(path, _SHORT_WAIT, f"no long wait for {shown(unit[2])}") if path in files else None
         if one is not None:
             found.append(one)
     return list({one.name: one for one in found}.values())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coriolis.convert.guest import Guest, read
+from coriolis.convert.linux.host_tools import scratch_directory
 from coriolis.convert.text import shown
 from coriolis.errors import Corrupt, Unsupported
 
@@ -91,7 +92,7 @@ class Hive:
         import hivex  # of the distribution: python3-hivex
 
         self._original = data
-        with tempfile.TemporaryDirectory(prefix="coriolis-hive-") as directory:  # mode 0700
+        with _private_directory() as directory:
             path = Path(directory, "hive")
             path.write_bytes(data)
             self._h: Any = _ask("open", lambda: hivex.Hivex(str(path), write=True))
@@ -157,7 +158,7 @@ class Hive:
 
     def serialise(self) -> bytes:
         """The hive as a file."""
-        with tempfile.TemporaryDirectory(prefix="coriolis-hive-") as directory:
+        with _private_directory() as directory:
             path = Path(directory, "hive")
             _ask("write", partial(self._h.commit, str(path)))
             return path.read_bytes()
@@ -233,6 +234,11 @@ def changed_runs(old: bytes, new: bytes) -> list[tuple[int, int]]:
         else:
             runs.append((start, end))
     return runs
+
+
+def _private_directory() -> tempfile.TemporaryDirectory[str]:
+    """With mode 0700, where the worker's parent removes it when the worker is killed: a hive holds secrets."""
+    return tempfile.TemporaryDirectory(prefix="coriolis-hive-", dir=scratch_directory())
 
 
 def _ask(what: str, call: Callable[[], _T]) -> _T:

@@ -207,6 +207,17 @@ async def test_the_directory_of_a_killed_run_is_removed(worker: Worker, tmp_path
     assert not (work_dir / "run-dir").exists()
 
 
+async def test_what_a_run_killed_after_its_commit_left_is_removed_too(worker: Worker, tmp_path: Path) -> None:
+    work_dir, left = tmp_path / "w", tmp_path / "coriolis-convert-left"
+    await run(work_dir, MemoryVolume(OLD))
+    left.mkdir()
+    (work_dir / "run-dir").write_text(str(left))
+    (work_dir / "overlay-0.qcow2").touch()
+    assert (await run(work_dir, MemoryVolume(OLD))).reapplied
+    assert not left.exists()
+    assert not list(work_dir.glob("overlay*")) + list(work_dir.glob("run-dir"))
+
+
 async def test_two_at_once_in_one_directory_are_refused(worker: Worker, tmp_path: Path) -> None:
     with saved.locked(tmp_path), pytest.raises(Conflict, match="another conversion is running"):
         await run(tmp_path, MemoryVolume(OLD))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -133,12 +134,31 @@ w.OPERATIONS['wait'] = wait
 w.main()
 """
 PARENT = """
-import subprocess, sys
-worker = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=subprocess.PIPE, text=True)
+import os, subprocess, sys
+worker = subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())], stdin=subprocess.PIPE, text=True)
 worker.stdin.write('{"op": "wait"}\\n')
 worker.stdin.flush()
 worker.wait()
 """
+
+
+def test_a_worker_whose_parent_died_before_it_began_does_nothing() -> None:
+    """Its request may be in the pipe already; it would convert in the overlay of the next attempt."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    command = [sys.executable, "-c", WORKER_IN_A_CALL, str(dead.pid)]
+    done = subprocess.run(
+        command,
+        input='{"op": "wait"}\n',
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "the parent is gone" in done.stderr
 
 
 async def test_the_worker_ends_with_its_parent_even_inside_a_call(tmp_path: Path) -> None:
