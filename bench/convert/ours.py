@@ -13,7 +13,7 @@ from typing import Literal
 from bench.convert.rows import Sample
 from coriolis.convert.appliance import PROBE_TIMEOUT_S, Accelerator, choose_accelerator
 from coriolis.convert.convert import convert as convert_disks
-from coriolis.convert.request import ConversionRequest, ConversionSettings, NicIdentity
+from coriolis.convert.request import ConversionRequest, ConversionResult, ConversionSettings, NicIdentity
 from coriolis.convert.worker_process import run_worker
 from tests.lab.boot import DEFAULT_MAC
 from tests.lab.file_volume import FileVolume
@@ -81,4 +81,9 @@ def convert(
     if result.summary.done.way != way:
         raise OSError(f"the {result.summary.done.way} way was taken instead of the {way} one")
     read = sum(volume.read for volume in (*readers, *writers))
-    return Sample(seconds, read, sum(volume.written for volume in writers), said=result.messages)
+    return Sample(seconds, read, sum(volume.written for volume in writers), said=(*result.messages, _times(result)))
+
+
+def _times(result: ConversionResult) -> str:
+    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.summary.times.items())
+    return f"the worker needed: {steps}; all before the write {result.summary.seconds:.1f} s"
