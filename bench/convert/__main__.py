@@ -88,16 +88,20 @@ def main(guests: tuple[Name, ...], ways: tuple[Way, ...], count: int, boots: boo
             found[name] = Outcome(load_before=os.getloadavg()[0])
             for way in order(ways, count):
                 if way not in found[name].failed:
-                    run(console, guest, way, accelerator, boots, work, found[name])
+                    volumes = run(console, guest, way, accelerator, work, found[name])
+                    # before the start, which may take minutes: an interruption must not lose what was measured
                     write(out, accelerator, found)
+                    if boots and volumes and way not in found[name].boots:
+                        start(console, guest, way, volumes, found[name])
+                        write(out, accelerator, found)
     show(console, rows_of(found), {name: (each.samples, each.boots, each.failed) for name, each in found.items()})
     console.print(f"rows: {out}", highlight=False)
 
 
 def run(
-    console: Console, guest: Guest, way: Way, accelerator: Accelerator, boots: bool, work: Path, outcome: Outcome
-) -> None:
-    """One conversion on a fresh copy, and the start of the way's first result."""
+    console: Console, guest: Guest, way: Way, accelerator: Accelerator, work: Path, outcome: Outcome
+) -> tuple[Path, ...]:
+    """One conversion on a fresh copy: the converted volumes, none when it failed."""
     name = f"{guest.name} {way}"
     with console.status(f"{name}: copying the disk"):
         volumes = guest.fresh_volumes(work)
@@ -108,15 +112,19 @@ def run(
     except (CoriolisError, OSError) as error:
         outcome.failed[way] = str(error)
         console.print(f"{name}: FAILED", style="red", highlight=False)
-        return
+        return ()
     sample = msgspec.structs.replace(sample, others=before.others_since(_own_cpu_s() - own_before))
     outcome.samples.setdefault(way, []).append(sample)
     console.print(f"{name}: {sample.seconds:.1f} s, load average {os.getloadavg()[0]:.1f}", highlight=False)
-    if boots and way not in outcome.boots:
-        with console.status(f"{name}: starting the result on virtio"):
-            outcome.boots[way] = boot(guest, volumes)
-        said = outcome.boots[way]
-        console.print(f"{name}: {'login' if said.reached else 'NO login'} after {said.seconds:.0f} s", highlight=False)
+    return volumes
+
+
+def start(console: Console, guest: Guest, way: Way, volumes: tuple[Path, ...], outcome: Outcome) -> None:
+    """The way's first result on virtio."""
+    name = f"{guest.name} {way}"
+    with console.status(f"{name}: starting the result on virtio"):
+        said = outcome.boots[way] = boot(guest, volumes)
+    console.print(f"{name}: {'login' if said.reached else 'NO login'} after {said.seconds:.0f} s", highlight=False)
 
 
 def _convert(guest: Guest, volumes: tuple[Path, ...], way: Way, accelerator: Accelerator, work: Path) -> Sample:
