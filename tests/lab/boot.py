@@ -29,6 +29,7 @@ DEFAULT_MAC = "00:50:56:9a:11:22"
 LOGIN = "login: "
 ANSWER_TIMEOUT_S = 120.0
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[c()][B0]?")
+_UNFINISHED = re.compile(rb"\x1b(?:\[[0-9;?]*|[c()])?\Z")
 _FAILURES = re.compile(
     r"\(initramfs\)|ALERT!.*does not exist|Kernel panic|No bootable device|UEFI Interactive Shell"
     r"|BdsDxe: No bootable option|BdsDxe: failed to load|grub rescue>|Gave up waiting"
@@ -102,12 +103,20 @@ def _virtio_devices(machine: Machine) -> list[str]:
     return [*devices, "-device", "virtio-blk-pci,drive=d0,bootindex=0"]
 
 
+def plain_text(data: bytes) -> tuple[str, bytes]:
+    """(what a console said without its escapes, the start of an escape that is to be completed)."""
+    cut = _UNFINISHED.search(data)
+    whole, rest = (data[: cut.start()], data[cut.start() :]) if cut else (data, b"")
+    return _ESCAPES.sub("", whole.decode("utf-8", "replace")), rest
+
+
 class Console:
     """A running guest behind its serial console. Use as a context manager: QEMU ends with the block."""
 
     def __init__(self, machine: Machine, log: IO[bytes] | None = None) -> None:
         self._machine = machine
         self._log = log
+        self._rest = b""
         self.text = ""
 
     def __enter__(self) -> Console:
@@ -179,7 +188,8 @@ class Console:
     def _heard(self, data: bytes) -> None:
         if self._log:
             self._log.write(data)
-        self.text += _ESCAPES.sub("", data.decode("utf-8", "replace"))
+        plain, self._rest = plain_text(self._rest + data)
+        self.text += plain
 
     def _stderr(self) -> str:
         self._qemu.wait(timeout=5)
