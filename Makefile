@@ -93,7 +93,7 @@ lab: setup ## only tests that need root and real guests
 	$(PYTEST) -m lab $(SUITES)
 
 .PHONY: guests
-guests: setup ## the real guests that CI leaves out: UEFI and LVM
+guests: setup ## what CI leaves out: more real guests, all phony families; an hour or more
 	$(PYTEST) -m full $(SUITES)
 
 .PHONY: fault-quick

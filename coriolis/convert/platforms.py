@@ -15,6 +15,9 @@ class TargetPlatform:
     them. ``network``: found by the real root, so listed for later native rebuilds only. ``agents``: packages by the
     name most distributions give them; ``datasources``: of cloud-init, in the order in which it asks them, empty when
     the platform hands out no metadata; ``console``: the serial console the platform shows, empty when it has none.
+
+    Where a config drive may come, the controllers of CD drives (ahci on q35, ata_piix on i440fx) are wanted early:
+    cloud-init's generator looks for the drive before the real root has loaded any driver, and gives up at once.
     """
 
     name: str
@@ -24,6 +27,11 @@ class TargetPlatform:
     agents: tuple[str, ...] = ()
     datasources: tuple[str, ...] = ()
     console: str = field(default="")
+
+    @property
+    def always_has_metadata(self) -> bool:
+        """Whether every machine there gets metadata: such a platform wants cloud-init."""
+        return "cloud-init" in self.agents
 
     @property
     def initramfs_modules(self) -> tuple[str, ...]:
@@ -36,7 +44,7 @@ PLATFORMS = {
         TargetPlatform(
             name="kvm",
             required=("virtio_pci", "virtio_blk"),
-            wanted=("virtio_scsi", "sd_mod", "sr_mod", "nvme", "ahci", "virtio_rng"),
+            wanted=("virtio_scsi", "sd_mod", "sr_mod", "nvme", "ahci", "ata_piix", "virtio_rng"),
             network=("virtio_net",),
             agents=("qemu-guest-agent",),
             datasources=("ConfigDrive", "NoCloud", "None"),
@@ -45,7 +53,7 @@ PLATFORMS = {
         TargetPlatform(
             name="openstack",
             required=("virtio_pci", "virtio_blk"),
-            wanted=("virtio_scsi", "sd_mod", "sr_mod", "virtio_rng"),
+            wanted=("virtio_scsi", "sd_mod", "sr_mod", "ahci", "ata_piix", "virtio_rng"),
             network=("virtio_net",),
             agents=("qemu-guest-agent", "cloud-init"),
             datasources=("ConfigDrive", "OpenStack", "None"),

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from coriolis.convert.request import ConversionResult
-from tests.lab.boot import LOGIN, BootFailed, Console, Machine
+from tests.lab.boot import DEFAULT_MAC, LOGIN, BootFailed, Console, Machine
+from tests.lab.config_drive import HOSTNAME, INSTANCE_ID, PUBLIC_KEY, make_config_drive
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -29,6 +32,7 @@ VARIANTS = {
     "lvm-second": ["--lvm-second"],
     "dracut": ["--dracut"],
     "luks": ["--luks", "--dracut"],
+    "cloud-init": ["--cloud-init"],
 }
 
 
@@ -92,8 +96,30 @@ class Disks:
         return msgspec.json.decode(output.splitlines()[-1], type=ConversionResult)
 
     def boots(self, profile: str = "virtio", *, uefi: bool = False, passphrase: str = "") -> None:
-        """Assert: login prompt, and ens192 is up with the guest's static address."""
-        with Console(Machine(self.volume, "raw", profile, uefi=uefi, more_disks=self.more_volumes)) as console:
+        with self.booted(profile, uefi=uefi, passphrase=passphrase):
+            pass
+
+    @contextmanager
+    def booted(
+        self,
+        profile: str = "virtio",
+        *,
+        uefi: bool = False,
+        passphrase: str = "",
+        cdrom: Path | None = None,
+        keeps_writes: bool = False,
+    ) -> Iterator[Console]:
+        """Root's shell in the guest. Assert: login prompt, and ens192 is up with the guest's static address."""
+        machine = Machine(
+            self.volume,
+            "raw",
+            profile,
+            uefi=uefi,
+            more_disks=self.more_volumes,
+            cdrom=cdrom,
+            keeps_writes=keeps_writes,
+        )
+        with Console(machine) as console:
             if passphrase:
                 console.wait_for("passphrase for disk", BOOT_TIMEOUT_S)
                 console.answer(passphrase)
@@ -105,6 +131,7 @@ class Disks:
             assert "192.168.77.10/24" in output.split()
             status, output = console.run("systemd-detect-virt; cat /proc/cmdline")
             assert profile == "vmware" or "vmware" not in output.splitlines()[0]
+            yield console
 
 
 def test_unconverted_it_does_not_boot_on_virtio(tmp_path: Path) -> None:
@@ -213,3 +240,52 @@ def test_the_full_way_boots(tmp_path: Path, state_dir: Path, variant: str) -> No
     disks = Disks(variant, tmp_path, state_dir)
     assert disks.convert("--way", "full").summary.done.way == "full"
     disks.boots()
+
+
+@pytest.mark.full
+def test_cloud_init_asks_openstack_and_leaves_the_machine_as_it_was(tmp_path: Path, state_dir: Path) -> None:
+    """It had been disabled and told to ask nobody; the config drive offers another host name and address."""
+    disks = Disks("cloud-init", tmp_path, state_dir)
+    result = disks.convert("--platform", "openstack")
+    assert any("cloud-init asks: ConfigDrive" in line for line in result.messages)
+    drive = make_config_drive(tmp_path / "config.iso", tmp_path / "config", DEFAULT_MAC)
+    with disks.booted(cdrom=drive) as console:
+        status, output = console.run("cloud-init status --wait --long", BOOT_TIMEOUT_S)
+        assert (status, "status: done" in output) == (0, True), output
+        assert console.run("cloud-id") == (0, "configdrive")
+        assert console.run("cat /var/lib/cloud/data/instance-id") == (0, INSTANCE_ID)
+        status, output = console.run("cat /home/debian/.ssh/authorized_keys")
+        assert (status, PUBLIC_KEY in output) == (0, True), output
+        assert console.run("hostname") == (0, "src-vm")
+        assert console.run(f"grep -r {HOSTNAME} /etc")[0] == 1
+        status, output = console.run("ip -brief address; ls /sys/class/net")
+        assert "192.168.77.10/24" in output
+        assert "10.20.30.40" not in output
+        assert output.splitlines()[-1].split() == ["ens192", "lo"]
+
+
+INITRD = "/boot/initrd.img-$(uname -r)"
+
+
+@pytest.mark.full
+def test_the_first_start_finishes_the_migration(tmp_path: Path, state_dir: Path) -> None:
+    """The tools of VMware go, the guest's own tool makes the initramfs anew, and the machine starts from that."""
+    disks = Disks("bios", tmp_path, state_dir)
+    assert disks.convert().summary.done.way == "fast"
+    ended = "until grep -q 'tried again at the next start\\|^complete' $log; do sleep 2; done; cat $log"
+    with disks.booted(keeps_writes=True) as console:
+        status, log = console.run(f"log=/var/log/coriolis-firstboot.log; {ended}", 600)
+        print(log)
+        assert "10-remove-packages: ended with 0" in log
+        assert "40-initramfs: ended with 0" in log
+        # No repository is reachable here, which must not keep the rest from being done.
+        assert log.splitlines()[-1] == "tried again at the next start: 20-install-packages"
+        assert console.run("dpkg-query -s open-vm-tools; ls /usr/bin/vmtoolsd")[0] != 0
+        assert console.run("systemctl is-system-running --wait || systemctl --failed --no-legend")[1] == "running"
+        assert console.run(f"cmp -s {INITRD} /var/lib/coriolis/before{INITRD}")[0] == 1
+        status, images = console.run(f"cat /proc/sys/kernel/osrelease; lsinitramfs {INITRD} | grep -c virtio_blk.ko")
+        assert (status, images.splitlines()[-1]) == (0, "1"), "ours appended to the new one would be a second"
+        console.power_off()
+    with disks.booted(keeps_writes=True) as console:
+        assert console.run("ls /var/lib/coriolis/firstboot/40-initramfs.done")[0] == 0
+        assert console.run(f"lsinitramfs {INITRD} | grep -c virtio_blk.ko") == (0, "1")

@@ -2,7 +2,8 @@
 
 ``vmware`` is pvscsi + vmxnet3 in slot 192 (the NIC is then called ens192, as on ESXi) with VMware's DMI
 strings; ``virtio`` is virtio-blk + virtio-net only; ``virtio-scsi`` has the disk on virtio-scsi. The disk is
-opened with ``snapshot=on``: a boot never changes it. Exit 0: login prompt reached (and commands run); 1: the
+opened with ``snapshot=on``: a boot never changes it, unless ``--keep-writes`` asks for that. ``--cdrom`` puts an ISO,
+say a config drive, into a SATA drive, as OpenStack does on q35. Exit 0: login prompt reached (and commands run); 1: the
 guest failed; 2: timed out. TCG only: the machines of the lab cannot be relied on for KVM.
 """
 
@@ -28,6 +29,7 @@ DEFAULT_MAC = "00:50:56:9a:11:22"
 LOGIN = "login: "
 ANSWER_TIMEOUT_S = 120.0
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[c()][B0]?")
+_UNFINISHED = re.compile(rb"\x1b(?:\[[0-9;?]*|[c()])?\Z")
 _FAILURES = re.compile(
     r"\(initramfs\)|ALERT!.*does not exist|Kernel panic|No bootable device|UEFI Interactive Shell"
     r"|BdsDxe: No bootable option|BdsDxe: failed to load|grub rescue>|Gave up waiting"
@@ -47,6 +49,8 @@ class Machine:
     memory_mb: int = 1024
     cpus: int = 2
     more_disks: tuple[Path, ...] = ()
+    cdrom: Path | None = None
+    keeps_writes: bool = False
 
 
 class BootFailed(Exception):
@@ -64,15 +68,17 @@ def qemu_command(machine: Machine, run_dir: Path) -> list[str]:
     command += ["-m", str(machine.memory_mb), "-smp", str(machine.cpus), "-no-reboot"]
     command += ["-accel", "tcg,thread=multi", "-cpu", "max,-hypervisor" if vmware else "max"]
     command += ["-serial", f"unix:{run_dir}/con,server=on,wait=off"]
-    disk = f"file={machine.disk},format={machine.disk_format},snapshot=on,cache=unsafe"
-    command += ["-drive", f"id=d0,if=none,{disk}"]
-    for number, more in enumerate(machine.more_disks, 1):
-        command += ["-drive", f"id=d{number},if=none,file={more},format={machine.disk_format},snapshot=on,cache=unsafe"]
+    how = f"format={machine.disk_format},snapshot={'off' if machine.keeps_writes else 'on'},cache=unsafe"
+    for number, disk in enumerate((machine.disk, *machine.more_disks)):
+        command += ["-drive", f"id=d{number},if=none,file={disk},{how}"]
     command += ["-netdev", "user,id=n0,net=192.168.77.0/24,host=192.168.77.1,restrict=on"]
     command += _vmware_devices(machine.mac) if vmware else _virtio_devices(machine)
     for number in range(1, len(machine.more_disks) + 1):
         kind = "virtio-blk-pci,drive=d{}" if machine.profile == "virtio" else "scsi-hd,drive=d{},bus=s0.0"
         command += ["-device", kind.format(number)]
+    if machine.cdrom:
+        command += ["-drive", f"id=cd0,if=none,file={machine.cdrom},format=raw,media=cdrom,readonly=on"]
+        command += ["-device", "ide-cd,drive=cd0,bus=ide.0"]
     if machine.uefi:
         shutil.copy(OVMF_VARS, run_dir / "vars.fd")  # empty variables: only the fallback loader can start
         command += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"]
@@ -97,12 +103,20 @@ def _virtio_devices(machine: Machine) -> list[str]:
     return [*devices, "-device", "virtio-blk-pci,drive=d0,bootindex=0"]
 
 
+def plain_text(data: bytes) -> tuple[str, bytes]:
+    """(what a console said without its escapes, the start of an escape that is to be completed)."""
+    cut = _UNFINISHED.search(data)
+    whole, rest = (data[: cut.start()], data[cut.start() :]) if cut else (data, b"")
+    return _ESCAPES.sub("", whole.decode("utf-8", "replace")), rest
+
+
 class Console:
     """A running guest behind its serial console. Use as a context manager: QEMU ends with the block."""
 
     def __init__(self, machine: Machine, log: IO[bytes] | None = None) -> None:
         self._machine = machine
         self._log = log
+        self._rest = b""
         self.text = ""
 
     def __enter__(self) -> Console:
@@ -127,10 +141,7 @@ class Console:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if select.select([self._socket], [], [], 0.5)[0]:
-                data = self._socket.recv(65536)
-                if self._log:
-                    self._log.write(data)
-                self.text += _ESCAPES.sub("", data.decode("utf-8", "replace"))
+                self._heard(self._socket.recv(65536))
             if re.search(expected, self.text[start:]):
                 return
             failure = _FAILURES.search(self.text) if failures else None
@@ -151,14 +162,34 @@ class Console:
         """Type a line, say a passphrase."""
         self._socket.sendall(text.encode() + b"\n")
 
-    def run(self, command: str) -> tuple[int, str]:
+    def run(self, command: str, timeout_s: float = ANSWER_TIMEOUT_S) -> tuple[int, str]:
         """Run a shell command in the guest; its exit status and what it printed."""
         start, mark = len(self.text), f"done-{time.monotonic_ns()}-"
         # The mark is sent in two parts: the echoed command must not look like the answer.
         self._socket.sendall(f"{command}; echo '{mark[:5]}''{mark[5:]}'$?\n".encode())
-        self.wait_for(rf"{mark}\d+", ANSWER_TIMEOUT_S, start=start, failures=False)
+        self.wait_for(rf"{mark}\d+\s", timeout_s, start=start, failures=False)
         output, _, rest = self.text[start:].replace("\r", "").partition(mark)
         return int(re.match(r"\d+", rest)[0]), output.strip()  # type: ignore[index]
+
+    def power_off(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        """Shut the guest down, as root, and wait for the end of QEMU. Raises BootTimedOut."""
+        self._socket.sendall(b"systemctl poweroff\n")
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if not select.select([self._socket], [], [], 0.5)[0]:
+                continue
+            data = self._socket.recv(65536)
+            if not data:  # QEMU is gone, and its console with it
+                self._qemu.wait(timeout=10)
+                return
+            self._heard(data)
+        raise BootTimedOut(f"still up after {timeout_s:.0f} s\n{self._tail()}")
+
+    def _heard(self, data: bytes) -> None:
+        if self._log:
+            self._log.write(data)
+        plain, self._rest = plain_text(self._rest + data)
+        self.text += plain
 
     def _stderr(self) -> str:
         self._qemu.wait(timeout=5)
@@ -178,6 +209,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("disk", type=Path)
     parser.add_argument("--disk", type=Path, action="append", default=[], dest="more_disks", metavar="FURTHER_DISK")
+    parser.add_argument("--cdrom", type=Path, metavar="ISO")
+    parser.add_argument("--keep-writes", action="store_true", help="let the guest write to its disks")
     parser.add_argument("--profile", choices=["vmware", "virtio", "virtio-scsi"], default="virtio")
     parser.add_argument("--uefi", action="store_true")
     parser.add_argument("--format")
@@ -196,6 +229,8 @@ def main() -> int:
         mac=args.mac,
         memory_mb=args.memory_mb,
         more_disks=tuple(args.more_disks),
+        cdrom=args.cdrom,
+        keeps_writes=args.keep_writes,
     )
     started = time.monotonic()
     try:

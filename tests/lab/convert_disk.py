@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from coriolis.convert.convert import convert
+from coriolis.convert.platforms import PLATFORMS
 from coriolis.convert.request import ConversionRequest, ConversionSettings, NicIdentity
 from tests.lab.boot import DEFAULT_MAC
 from tests.lab.file_volume import FileVolume
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--state-dir", type=Path)
     parser.add_argument("--mac", action="append", metavar="MAC[=NAME]")
     parser.add_argument("--uefi", action="store_true")
+    parser.add_argument("--platform", choices=sorted(PLATFORMS), default="kvm")
     parser.add_argument("--second", type=Path, nargs=2, metavar=("REPLICA", "VOLUME"))
     parser.add_argument("--way", choices=["auto", "fast", "full"], default="auto")
     parser.add_argument("--passphrase", action="append", default=[])
@@ -49,7 +51,7 @@ async def run(args: argparse.Namespace) -> None:
             left -= 1
 
     nics = tuple(NicIdentity(*nic.split("=", 1)) for nic in args.mac or [DEFAULT_MAC])
-    request = ConversionRequest("linux", "kvm", "EFI" if args.uefi else "BIOS", args.identity, nics, args.way)
+    request = ConversionRequest("linux", args.platform, "EFI" if args.uefi else "BIOS", args.identity, nics, args.way)
     started = time.monotonic()
     pairs = [(args.replica, args.volume), *([args.second] if args.second else [])]
     result = await convert(

@@ -283,6 +283,27 @@ def test_cloud_init_leaves_the_network_only_where_addresses_are_kept() -> None:
     assert "config: disabled" not in cloud_init.drop_in(OPENSTACK, [dynamic])
 
 
+def test_where_metadata_is_certain_cloud_init_looks_for_it_itself(guest: ScriptedGuest) -> None:
+    """Its generator looks before the kernel has found a CD drive. What the guest had said to the generator goes."""
+    guest.write("/usr/bin/cloud-init", b"")
+    guest.write(cloud_init.IDENTIFY, b"policy: disabled\n")
+    run(guest, Job(KVM, (Nic(MAC),)))
+    assert not guest.is_file(cloud_init.IDENTIFY)
+    assert guest.is_file(f"/var/lib/coriolis/before{cloud_init.IDENTIFY}")
+    job = Job(OPENSTACK, (Nic(MAC),))
+    facts, _ = run(guest, job)
+    assert guest.path(cloud_init.IDENTIFY).read_text().splitlines()[-1] == "policy: enabled"
+    plugin, system = find_plugin(guest)
+    guest.write(cloud_init.IDENTIFY, b"policy: disabled\n")
+    with pytest.raises(Corrupt, match="ds-identify"):
+        plugin.verify(guest, system, job, facts, print)
+
+
+def test_a_config_drive_is_seen_from_the_initramfs_on() -> None:
+    for platform in (KVM, OPENSTACK):
+        assert {"sr_mod", "ahci", "ata_piix"} <= set(platform.wanted)
+
+
 def test_a_lost_datasource_fails_the_verification(guest: ScriptedGuest) -> None:
     job = Job(OPENSTACK, (Nic(MAC),))
     facts, _ = run(guest, job)
