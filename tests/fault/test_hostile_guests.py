@@ -137,7 +137,7 @@ BACKWARDS = b"070701" + b"0" * 48 + b"-0000080" + b"0" * 32 + b"0000000B" + b"0"
 @pytest.mark.parametrize(
     ("path", "make", "reason"),
     [
-        ("/etc/fstab", partial(sparse, size=10 << 30), "more than|no Linux system|fstab"),
+        ("/etc/fstab", partial(sparse, size=10 << 30), "no initramfs with a module tree"),
         ("/boot/grub/grub.cfg", partial(sparse, size=10 << 30), "10737418240 bytes"),
         (INITRAMFS, partial(sparse, size=190 * MIB), "nothing but zeroes"),
         (INITRAMFS, partial(put, data=BACKWARDS), "bad number"),
