@@ -1,0 +1,57 @@
+"""Provider type ``vmware_vsphere``: a vCenter or one ESXi host. pyvmomi loads when connected."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from coriolis.errors import Unsupported
+from coriolis.providers.base import Connection, JsonSchema
+from coriolis.providers.capabilities import Capabilities
+from coriolis.providers.schema_check import check_document
+from coriolis.providers.vmware_vsphere import schemas
+
+if TYPE_CHECKING:
+    from coriolis.providers.vmware_vsphere.session import Session
+
+
+class VsphereConnection:
+    """One login and the parts over it."""
+
+    def __init__(self, session: Session) -> None:
+        from coriolis.providers.vmware_vsphere.inventory import VsphereInventory
+
+        self.inventory = VsphereInventory(session)
+        self.snapshots = None
+        self.power = None
+        self.volumes = None
+        self.instances = None
+
+
+class VsphereProvider:
+    """Meets ``Provider``."""
+
+    name = "vmware_vsphere"
+    capabilities = Capabilities(target_platform="vmware")
+    connection_schema: JsonSchema = schemas.CONNECTION
+    source_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
+    destination_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
+
+    def connect(self, connection_info: Mapping[str, Any]) -> AbstractAsyncContextManager[Connection]:
+        return _connect(connection_info)
+
+
+@asynccontextmanager
+async def _connect(connection_info: Mapping[str, Any]) -> AsyncIterator[Connection]:
+    check_document(connection_info, schemas.CONNECTION, "connection_info")
+    try:
+        from coriolis.providers.vmware_vsphere.session import Session
+    except ImportError as error:
+        raise Unsupported("pyvmomi is not installed: install coriolis-mesh[vsphere]") from error
+    session = Session(connection_info)
+    try:
+        await session.open()
+        yield VsphereConnection(session)
+    finally:
+        await session.close()

@@ -1,0 +1,50 @@
+"""JSON Schemas of the vSphere provider's documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_THUMBPRINT = r"^([0-9A-Fa-f]{2}:){19}[0-9A-Fa-f]{2}$|^([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}$"
+
+CONNECTION: dict[str, Any] = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "properties": {
+        "host": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 255,
+            "pattern": r"^[A-Za-z0-9._:-]+$(?!\n)",
+            "description": "Name or address of a vCenter, or of one ESXi host.",
+        },
+        "port": {"type": "integer", "minimum": 1, "maximum": 65535, "default": 443},
+        "username": {"type": "string", "minLength": 1, "maxLength": 255},
+        "password": {"type": "string", "minLength": 1, "maxLength": 1024, "writeOnly": True},
+        "allow_untrusted": {
+            "type": "boolean",
+            "default": False,
+            "description": "Accept any certificate. Who sits on the way can read the password.",
+        },
+        "ca": {
+            "type": "string",
+            "maxLength": 65536,
+            "pattern": "^-----BEGIN CERTIFICATE-----",
+            "description": "Certificates (PEM) to trust instead of the system's; a vCenter offers its own at /certs.",
+        },
+        "thumbprint": {
+            "type": "string",
+            "pattern": _THUMBPRINT,
+            "description": "SHA-1 or SHA-256 of the one certificate to accept, in pairs with colons.",
+        },
+    },
+    "required": ["host", "username", "password"],
+    "additionalProperties": False,
+}
+
+SOURCE_ENVIRONMENT: dict[str, Any] = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "properties": {},
+    "additionalProperties": False,
+}

@@ -1,0 +1,131 @@
+"""One login at a vCenter or ESXi host; blocking calls run on threads, and its faults become our errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pyVim.connect import Disconnect, SmartConnect
+from pyVmomi import vim, vmodl
+
+from coriolis.errors import (
+    Conflict,
+    CoriolisError,
+    Denied,
+    InvalidInput,
+    NotFound,
+    QuotaExceeded,
+    TimedOut,
+    Unavailable,
+    Unsupported,
+)
+from coriolis.providers.block.calls import MAX_THREADS, Calls
+from coriolis.providers.vmware_vsphere.certificate import check_certificate, tls_context
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_S = 120.0
+SOCKET_TIMEOUT_S = 60
+MAX_FAULT_CHARS = 400
+
+_CLASSES: tuple[tuple[type[Exception], type[CoriolisError]], ...] = (
+    (vim.fault.InvalidLogin, Denied),
+    (vim.fault.NoPermission, Denied),
+    (vim.fault.RestrictedVersion, Unsupported),
+    (vim.fault.NotFound, NotFound),
+    (vmodl.fault.ManagedObjectNotFound, NotFound),
+    (vim.fault.DuplicateName, Conflict),
+    (vim.fault.ConcurrentAccess, Conflict),
+    (vim.fault.TaskInProgress, Conflict),
+    (vim.fault.InvalidPowerState, Conflict),
+    (vim.fault.InvalidState, Conflict),
+    (vim.fault.NoDiskSpace, QuotaExceeded),
+    (vim.fault.InsufficientResourcesFault, QuotaExceeded),
+    (vim.fault.Timedout, TimedOut),
+    (vmodl.fault.NotSupported, Unsupported),
+    (vmodl.fault.MethodNotFound, Unsupported),
+    (vmodl.fault.InvalidArgument, InvalidInput),
+    (vmodl.fault.HostCommunication, Unavailable),
+    (vmodl.fault.HostNotConnected, Unavailable),
+)
+
+
+def from_fault(fault: Exception, where: str) -> CoriolisError:
+    """The error to raise ``from`` a fault of the API or a failure of its connection."""
+    text = str(getattr(fault, "msg", "") or fault)[:MAX_FAULT_CHARS]
+    for kind, ours in _CLASSES:
+        if isinstance(fault, kind):
+            return ours(f"vSphere at {where}: {text}")
+    return Unavailable(f"vSphere at {where}: {text or type(fault).__name__}")
+
+
+class Session:
+    """A login that is renewed when the server has forgotten it. ``run`` may be called from several tasks."""
+
+    def __init__(self, info: Mapping[str, Any]) -> None:
+        self._info = {"port": 443, **info}
+        self.where = f"{self._info['host']}:{self._info['port']}"
+        self._calls = Calls(MAX_THREADS, "vsphere")
+        self._lock = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+        self._instance: Any = None
+
+    async def open(self) -> None:
+        """Raises Denied, Unavailable, TimedOut, InvalidInput, each saying what to do."""
+        await self._bounded(self._log_in)
+
+    def _log_in(self) -> None:
+        info = self._info
+        if self._context is None:
+            self._context = tls_context(info)
+        check_certificate(info, self._context)
+        try:
+            self._instance = SmartConnect(
+                host=info["host"],
+                port=info["port"],
+                user=info["username"],
+                pwd=info["password"],
+                sslContext=self._context,
+                connectionPoolTimeout=SOCKET_TIMEOUT_S,
+                httpConnectionTimeout=SOCKET_TIMEOUT_S,
+            )
+        except vim.fault.InvalidLogin as error:
+            raise Denied(
+                f"vSphere at {self.where} refuses the login of {info['username']}: check user name and password"
+            ) from error
+
+    async def run(self, call: Callable[[Any], T]) -> T:
+        """``call(service instance content)`` on a thread; once more after a new login when the session has expired."""
+        return await self._bounded(lambda: self._with_login(call))
+
+    def _with_login(self, call: Callable[[Any], T]) -> T:
+        used = self._instance
+        try:
+            return call(used.RetrieveContent())
+        except vim.fault.NotAuthenticated:
+            with self._lock:
+                if self._instance is used:
+                    self._log_in()
+            return call(self._instance.RetrieveContent())
+
+    async def _bounded(self, call: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await self._calls.run(call)
+        except TimeoutError as error:
+            raise TimedOut(f"vSphere at {self.where} did not answer within {CALL_TIMEOUT_S:.0f} s") from error
+        except (vmodl.MethodFault, http.client.HTTPException, OSError) as error:
+            raise from_fault(error, self.where) from error
+
+    async def close(self) -> None:
+        def release() -> None:
+            if self._instance is not None:
+                with contextlib.suppress(vmodl.MethodFault, http.client.HTTPException, OSError):
+                    Disconnect(self._instance)
+
+        await self._calls.close(release)
