@@ -1,0 +1,159 @@
+"""Reads the flat extent of a disk from its datastore over HTTPS, by ranges, on several connections.
+
+``GET /folder/<path>?dcPath=<datacenter>&dsName=<datastore>`` of a vCenter or ESXi host (vSphere Web Services SDK
+Programming Guide, "Accessing Datastore Files"). ESXi limits the rate of each connection, so more than one is used; it
+refuses extents that a running machine has open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import queue
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from coriolis.errors import Conflict, Corrupt, CoriolisError, Denied, NotFound, Throttled, Unavailable
+from coriolis.providers.block.calls import Calls
+from coriolis.providers.block.ranges import check_transfer
+
+CONNECTIONS = 4
+BLOCK_SIZE = 65536
+TIMEOUT_S = 60.0
+ATTEMPTS = 5
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 8.0
+MAX_REPLY_BYTES = 4096
+"""Kept of an error's page."""
+
+
+def folder_path(datacenter: str, file: str) -> str:
+    """The request's path for ``[datastore] folder/disk-flat.vmdk`` of a datacenter's inventory path."""
+    datastore, _, path = file.removeprefix("[").partition("] ")
+    return f"/folder/{quote(path)}?{urlencode({'dcPath': datacenter, 'dsName': datastore})}"
+
+
+class Endpoint:
+    """Where and how to ask: ``cookie`` gives the session's cookie, and a new one with ``renew``."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, cookie: Callable[[bool], str]) -> None:
+        self.host, self.port, self.context, self.cookie = host, port, context, cookie
+
+    @property
+    def where(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class FolderReader:
+    """Meets ``BlockReader``. Made by ``open_folder``; ``close`` ends it."""
+
+    def __init__(self, endpoint: Endpoint, path: str, size: int) -> None:
+        self._endpoint, self._path, self._size = endpoint, path, size
+        self._idle: queue.LifoQueue[http.client.HTTPSConnection] = queue.LifoQueue()
+        self._calls = Calls(CONNECTIONS, "vsphere-folder")
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def block_size(self) -> int:
+        return BLOCK_SIZE
+
+    async def read_at(self, offset: int, length: int) -> bytes:
+        """Raises Unavailable, Throttled, Denied, NotFound, Conflict (another machine has it open), Corrupt."""
+        check_transfer(offset, length, self._size)
+        return await self._calls.run(self.read, offset, length) if length else b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The blocking ``read_at``."""
+        pause, renew = FIRST_PAUSE_S, False
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._once(offset, length, renew=renew)
+            except (Unavailable, Throttled, Denied) as error:
+                renew = isinstance(error, Denied)  # the session has expired, or the rights are not there
+                if attempt == ATTEMPTS or (renew and attempt > 1):
+                    raise
+            if not renew:
+                time.sleep(pause)
+                pause = min(MAX_PAUSE_S, 2 * pause)
+        raise AssertionError("unreachable")
+
+    def _once(self, offset: int, length: int, *, renew: bool) -> bytes:
+        connection = self._connection()
+        headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Cookie": self._endpoint.cookie(renew)}
+        try:
+            connection.request("GET", self._path, headers=headers)
+            answer = connection.getresponse()
+            if answer.status != http.client.PARTIAL_CONTENT:
+                text = answer.read(MAX_REPLY_BYTES)
+                connection.close()
+                raise refusal(answer.status, text, self._endpoint.where)
+            data = answer.read(length + 1)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise Unavailable(f"datastore of {self._endpoint.where}: {error or type(error).__name__}") from error
+        if len(data) != length:
+            connection.close()
+            raise Unavailable(f"datastore of {self._endpoint.where}: {len(data)} bytes came instead of {length}")
+        self._idle.put(connection)
+        return data
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            where = self._endpoint
+            return http.client.HTTPSConnection(where.host, where.port, timeout=TIMEOUT_S, context=where.context)
+
+    async def close(self) -> None:
+        def release() -> None:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._idle.get_nowait().close()
+
+        await self._calls.close(release)
+
+
+def open_folder(endpoint: Endpoint, path: str, size: int) -> FolderReader:
+    """A reader that has proved by a read of the last bytes that the extent is there, open to us and of that size.
+
+    Blocking. Raises as ``read_at``; Corrupt when the extent has another size.
+    """
+    reader = FolderReader(endpoint, path, size)
+    if size:
+        connection = reader._connection()
+        try:
+            connection.request("HEAD", path, headers={"Cookie": endpoint.cookie(False)})
+            answer = connection.getresponse()
+            answer.read()
+            stated = answer.getheader("Content-Length")
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"datastore of {endpoint.where}: {error}") from error
+        finally:
+            connection.close()
+        if answer.status == http.client.OK and stated is not None and int(stated) != size:
+            raise Corrupt(f"the extent on {endpoint.where} has {stated} bytes, not {size}")
+        reader.read(size - min(size, 512), min(size, 512))
+    return reader
+
+
+def refusal(status: int, text: bytes, where: str) -> CoriolisError:
+    """What an HTTP status of ``/folder`` means."""
+    said: Any = ascii(text.decode("utf-8", "replace").strip()[:200])[1:-1]
+    match status:
+        case 401 | 403:
+            return Denied(f"datastore of {where} refuses the extent (HTTP {status}): Datastore.Browse is needed")
+        case 404:
+            return NotFound(f"datastore of {where} has no such extent (HTTP 404): was the disk moved?")
+        case 409 | 423 | 500:
+            return Conflict(f"datastore of {where} cannot open the extent (HTTP {status}): a machine has it open; {said}")
+        case 429 | 503:
+            return Throttled(f"datastore of {where} is busy (HTTP {status})")
+        case 200:
+            return Corrupt(f"datastore of {where} ignores ranges and sends the whole file")
+        case _:
+            return Unavailable(f"datastore of {where} answers HTTP {status}: {said}")
