@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from coriolis.errors import Conflict, Corrupt, CoriolisError, Denied, NotFound, Throttled, Unavailable
+from coriolis.errors import Conflict, CoriolisError, Corrupt, Denied, NotFound, Throttled, Unavailable
 from coriolis.providers.block.calls import Calls
 from coriolis.providers.block.ranges import check_transfer
 
@@ -150,7 +150,9 @@ def refusal(status: int, text: bytes, where: str) -> CoriolisError:
         case 404:
             return NotFound(f"datastore of {where} has no such extent (HTTP 404): was the disk moved?")
         case 409 | 423 | 500:
-            return Conflict(f"datastore of {where} cannot open the extent (HTTP {status}): a machine has it open; {said}")
+            return Conflict(
+                f"datastore of {where} cannot open the extent (HTTP {status}), a machine has it: {said}"
+            )
         case 429 | 503:
             return Throttled(f"datastore of {where} is busy (HTTP {status})")
         case 200:
