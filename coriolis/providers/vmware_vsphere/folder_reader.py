@@ -150,9 +150,7 @@ def refusal(status: int, text: bytes, where: str) -> CoriolisError:
         case 404:
             return NotFound(f"datastore of {where} has no such extent (HTTP 404): was the disk moved?")
         case 409 | 423 | 500:
-            return Conflict(
-                f"datastore of {where} cannot open the extent (HTTP {status}), a machine has it: {said}"
-            )
+            return Conflict(f"datastore of {where} cannot open the extent (HTTP {status}), a machine has it: {said}")
         case 429 | 503:
             return Throttled(f"datastore of {where} is busy (HTTP {status})")
         case 200:
