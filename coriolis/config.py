@@ -58,7 +58,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     declares that nobody can dial this agent. ``relay``: copy encrypted bytes between two other agents that cannot
     dial each other. ``read_limit_bytes_per_s``: most that is read of one disk at the origin; 0 means no limit.
     ``package_bundle``: directory with packages for converted guests, ``<distribution>/<version>/*.deb`` or ``*.rpm``.
-    ``virtio_win``: the virtio-win ISO, for Windows guests.
+    ``virtio_win``: the virtio-win ISO, for Windows guests. ``vddk_dir``: VMware's Virtual Disk Development Kit, as
+    unpacked (``lib64`` below it), for nbdkit's vddk plugin. ``staging_dir``: where disks wait that a cloud takes only
+    as whole images; default: ``staging`` in ``state_dir``.
     """
 
     id: str = ""
@@ -75,6 +77,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offers: list[OfferConfig] = []
     package_bundle: str = ""
     virtio_win: str = ""
+    vddk_dir: str = ""
+    staging_dir: str = ""
     metrics_listen: str = ""
     etcd: EtcdConfig = EtcdConfig()
 

@@ -99,6 +99,8 @@ class Agent:
             data_ports=PortRange.parse(self._config.data_ports),
             package_bundle=_given_path(self._config.package_bundle),
             virtio_win=_given_path(self._config.virtio_win),
+            vddk_dir=_given_path(self._config.vddk_dir),
+            staging_dir=_given_path(self._config.staging_dir),
             meeting_address=join_address(local_host(self._config.data_bind), listener.port),
         )
         me = self.description(listener.port)

@@ -17,7 +17,8 @@ class Workplace(msgspec.Struct, frozen=True):
 
     ``data_ports``: those that data listeners may use; None: any. ``meeting_address``: host:port of the agent's own data
     port as its tasks reach it, empty without one. ``package_bundle``: the operator's packages for guests, by
-    distribution and version. ``virtio_win``: the operator's ISO with drivers for Windows.
+    distribution and version. ``virtio_win``: the operator's ISO with drivers for Windows. ``vddk_dir``: the operator's
+    VMware Virtual Disk Development Kit. ``staging_dir``: for disks of clouds that take whole images only.
     """
 
     agent_id: str
@@ -30,6 +31,8 @@ class Workplace(msgspec.Struct, frozen=True):
     meeting_address: str = ""
     package_bundle: Path | None = None
     virtio_win: Path | None = None
+    vddk_dir: Path | None = None
+    staging_dir: Path | None = None
 
     def transfer_dir(self, assignment: Assignment) -> Path:
         """Journals, conversion state of one machine; gone after the job."""

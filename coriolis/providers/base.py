@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from coriolis.model.disk import Extent, Snapshot
+from coriolis.model.finding import Finding
 from coriolis.model.machine import MachineSpec
 from coriolis.model.resource import (
     BootProof,
@@ -28,6 +29,7 @@ from coriolis.model.resource import (
     VolumeRequest,
 )
 from coriolis.providers.capabilities import Capabilities
+from coriolis.providers.surroundings import NOTHING, Surroundings
 
 JsonSchema = Mapping[str, Any]
 
@@ -113,6 +115,15 @@ class Inventory(Protocol):
     async def list_storage(self) -> list[Named]: ...
 
     async def list_flavors(self) -> list[Named]: ...
+
+
+@runtime_checkable
+class ExaminesInstances(Protocol):
+    """An ``Inventory`` that knows what could go wrong with a machine before it is read."""
+
+    async def examine(self, instance_id: str) -> list[Finding]:
+        """``instance_id`` is ``MachineSpec.id``. Reads metadata only."""
+        ...
 
 
 class SnapshotSource(Protocol):
@@ -250,6 +261,8 @@ class Provider(Protocol):
     @property
     def destination_environment_schema(self) -> JsonSchema: ...
 
-    def connect(self, connection_info: Mapping[str, Any]) -> AbstractAsyncContextManager[Connection]:
+    def connect(
+        self, connection_info: Mapping[str, Any], surroundings: Surroundings = NOTHING
+    ) -> AbstractAsyncContextManager[Connection]:
         """Open and check the connection. Raises Denied, Unavailable, InvalidInput, each naming the endpoint."""
         ...

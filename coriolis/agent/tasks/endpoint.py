@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 
 from coriolis.agent.assignment import TaskContext
 from coriolis.errors import Unsupported
+from coriolis.model.environment import of_provider
 from coriolis.providers.base import Connection, InstanceTarget, SnapshotSource, VolumeTarget
 from coriolis.providers.registry import load_provider
+from coriolis.providers.surroundings import Surroundings
 
 PASSPHRASE = "encrypted_disks_passphrase"
 """Member of connection_info that is ours, not the provider's."""
@@ -24,10 +26,17 @@ async def passphrases(context: TaskContext) -> tuple[str, ...]:
 async def open_endpoint(context: TaskContext) -> AsyncIterator[Connection]:
     """A connection to the cloud of this side, with the credentials of the current assignment."""
     provider = load_provider(context.assignment.provider)
-    # target_environment steers how a destination connection works (pool, formats), so providers get both
     info = await context.connection_info()
     info.pop(PASSPHRASE, None)
-    async with provider.connect(info) as connection:
+    place = context.workplace
+    surroundings = Surroundings(
+        environment=of_provider(context.assignment.environment),
+        state_dir=place.state_dir,
+        staging_dir=place.staging_dir or place.state_dir / "staging",
+        vddk_dir=place.vddk_dir,
+        tell=context.event,
+    )
+    async with provider.connect(info, surroundings) as connection:
         yield connection
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from coriolis.agent.assignment import TaskContext
 from coriolis.agent.tasks.endpoint import open_endpoint, snapshots_of
 from coriolis.errors import Conflict
+from coriolis.model.finding import Severity
+from coriolis.providers.base import ExaminesInstances
 from coriolis.providers.registry import load_provider
 
 
@@ -20,4 +22,11 @@ async def run(context: TaskContext) -> dict[str, Any]:
             raise Conflict(
                 f"instance {spec.name} is running and {work.provider} reads stopped ones only; stop it first"
             )
+        inventory = connection.inventory
+        found = await inventory.examine(spec.id) if isinstance(inventory, ExaminesInstances) else []
+    for finding in found:
+        context.event(str(finding), finding.severity)
+    stops = [str(finding) for finding in found if finding.severity is Severity.ERROR]
+    if stops:
+        raise Conflict(f"instance {spec.name} cannot be migrated as it stands: " + "; ".join(stops))
     return {}

@@ -13,6 +13,7 @@ from coriolis.providers.base import Connection, JsonSchema
 from coriolis.providers.capabilities import Capabilities
 from coriolis.providers.image import schemas
 from coriolis.providers.schema_check import check_document
+from coriolis.providers.surroundings import NOTHING, Surroundings
 
 
 class ImageConnection:
@@ -40,7 +41,9 @@ class ImageProvider:
     source_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
     destination_environment_schema: JsonSchema = schemas.DESTINATION_ENVIRONMENT
 
-    def connect(self, connection_info: Mapping[str, Any]) -> AbstractAsyncContextManager[Connection]:
+    def connect(
+        self, connection_info: Mapping[str, Any], surroundings: Surroundings = NOTHING
+    ) -> AbstractAsyncContextManager[Connection]:
         return _connect(connection_info)
 
 

@@ -11,6 +11,7 @@ from coriolis.providers.base import Connection, JsonSchema
 from coriolis.providers.capabilities import Capabilities
 from coriolis.providers.libvirt import schemas
 from coriolis.providers.schema_check import check_document
+from coriolis.providers.surroundings import NOTHING, Surroundings
 
 if TYPE_CHECKING:
     from coriolis.providers.libvirt.session import Session
@@ -58,7 +59,9 @@ class LibvirtProvider:
     source_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
     destination_environment_schema: JsonSchema = schemas.DESTINATION_ENVIRONMENT
 
-    def connect(self, connection_info: Mapping[str, Any]) -> AbstractAsyncContextManager[Connection]:
+    def connect(
+        self, connection_info: Mapping[str, Any], surroundings: Surroundings = NOTHING
+    ) -> AbstractAsyncContextManager[Connection]:
         return _connect(connection_info)
 
 

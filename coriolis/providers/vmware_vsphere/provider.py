@@ -10,6 +10,7 @@ from coriolis.errors import Unsupported
 from coriolis.providers.base import Connection, JsonSchema
 from coriolis.providers.capabilities import Capabilities
 from coriolis.providers.schema_check import check_document
+from coriolis.providers.surroundings import NOTHING, Surroundings
 from coriolis.providers.vmware_vsphere import schemas
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ class VsphereProvider:
     source_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
     destination_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
 
-    def connect(self, connection_info: Mapping[str, Any]) -> AbstractAsyncContextManager[Connection]:
+    def connect(
+        self, connection_info: Mapping[str, Any], surroundings: Surroundings = NOTHING
+    ) -> AbstractAsyncContextManager[Connection]:
         return _connect(connection_info)
 
 
