@@ -11,10 +11,14 @@ import msgspec
 
 OsType = Literal["bsd", "linux", "osx", "solaris", "windows", "other"]
 FirmwareType = Literal["BIOS", "EFI"]
+PowerState = Literal["running", "stopped", "paused", "unknown"]
 
 
 class Disk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``size_bytes`` is the virtual size as the guest sees it."""
+    """``size_bytes`` is the virtual size as the guest sees it. ``uuid``: the identity that the guest may see.
+
+    ``kind``: ``raw_mapping``, ``independent_persistent``, ``independent_nonpersistent`` where a disk is not plain.
+    """
 
     id: str
     size_bytes: int
@@ -25,6 +29,8 @@ class Disk(msgspec.Struct, frozen=True, omit_defaults=True):
     storage_backend_identifier: str = ""
     allocation_type: Literal["static", "dynamic"] = "dynamic"
     shareable: bool = False
+    uuid: str = ""
+    kind: str = ""
 
 
 class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,7 +79,9 @@ class MachineSpec(msgspec.Struct, frozen=True):
     flavor_name: str = ""
     dynamic_memory_enabled: bool = False
     is_template: bool = False
-    power_state: Literal["running", "stopped", "paused", "unknown"] = "unknown"
+    cores_per_socket: int = 1
+    vtpm: bool = False
+    power_state: PowerState = "unknown"
 
 
 def to_document(spec: MachineSpec) -> dict[str, Any]:

@@ -74,7 +74,7 @@ async def test_ranges_are_the_bytes_of_the_extent(simulator: Simulator, session:
     (Path(found[0]["info"].url) / machine / "disk1-flat.vmdk").write_bytes(truth)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    endpoint = Endpoint(simulator.host, simulator.port, context, lambda renew: "")
+    endpoint = Endpoint(simulator.host, simulator.port, context, lambda stale: "")
     path = folder_path("/DC0", f"[LocalDS_0] {machine}/disk1-flat.vmdk")
     reader = await asyncio.to_thread(open_folder, endpoint, path, SIZE)
     try:

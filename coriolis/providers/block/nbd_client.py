@@ -61,11 +61,11 @@ def decode_status(offset: int, entries: list[int], limit: int) -> list[tuple[int
 class NbdDisk:
     """A pool of connections to one export; each serves one call at a time."""
 
-    def __init__(self, socket_path: str, export: str, context: str) -> None:
+    def __init__(self, socket_path: str, export: str, context: str, connections: int = MAX_THREADS) -> None:
         self._socket, self._export, self._context = socket_path, export, context
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
         self._all: list[Any] = []
-        self._calls = Calls(MAX_THREADS, "nbd")
+        self._calls = Calls(connections, "nbd")
         self._order = OverlapOrder()
         self._size = 0
 
@@ -228,9 +228,11 @@ def _from_nbd(error: Any, what: str) -> CoriolisError:
 
 
 @asynccontextmanager
-async def nbd_disk(socket_path: str, export: str = "", context: str = "") -> AsyncIterator[NbdDisk]:
+async def nbd_disk(
+    socket_path: str, export: str = "", context: str = "", connections: int = MAX_THREADS
+) -> AsyncIterator[NbdDisk]:
     """An open export. With ``context``, ``status`` works; a missing dirty bitmap raises ChangeLogLost."""
-    disk = NbdDisk(socket_path, export, context)
+    disk = NbdDisk(socket_path, export, context, connections)
     try:
         await disk.open()
         yield disk

@@ -24,9 +24,18 @@ def tls_context(info: Mapping[str, Any]) -> ssl.SSLContext:
             context.load_verify_locations(cadata=ca)
         except ssl.SSLError as error:
             raise InvalidInput("connection_info.ca holds no certificate that can be read") from error
-    if info.get("allow_untrusted") or info.get("thumbprint"):  # the thumbprint is compared by ``check_certificate``
+    if info.get("allow_untrusted") or info.get("thumbprint"):  # a thumbprint's context is made by ``check_certificate``
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def only(certificate: bytes) -> ssl.SSLContext:
+    """Accepts this one certificate (DER), whoever signed it and for whatever name, on every connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=certificate)
     return context
 
 
@@ -36,11 +45,27 @@ def thumbprint(certificate: bytes, length: int) -> str:
     return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))
 
 
-def check_certificate(info: Mapping[str, Any], context: ssl.SSLContext) -> None:
-    """Connect once and say what is wrong in the user's words, before any password is sent.
+def fetch_certificate(host: str, port: int) -> bytes:
+    """The certificate (DER) that a server shows, unverified. Blocking. Raises Unavailable."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((host, port), CONNECT_TIMEOUT_S) as raw,
+            context.wrap_socket(raw, server_hostname=host) as connection,
+        ):
+            return connection.getpeercert(binary_form=True) or b""
+    except OSError as error:
+        raise Unavailable(f"{host}:{port} cannot be reached: {error}") from error
 
-    Raises Unavailable (unknown host, nobody listens), TimedOut, Denied (the certificate).
+
+def checked_context(info: Mapping[str, Any]) -> ssl.SSLContext:
+    """For all connections to the endpoint, after one that told what is wrong in the user's words, before any password
+    is sent.
+
+    Raises InvalidInput (the CA), Unavailable (unknown host, nobody listens), TimedOut, Denied (the certificate).
     """
+    context = tls_context(info)
     host, port = info["host"], info["port"]
     where = f"{host}:{port}"
     try:
@@ -64,3 +89,4 @@ def check_certificate(info: Mapping[str, Any], context: ssl.SSLContext) -> None:
     if wanted and thumbprint(certificate, len(wanted)) != wanted.upper():
         found = thumbprint(certificate, len(wanted))
         raise Denied(f"vSphere at {where}: its certificate has the thumbprint {found}, not the given one")
+    return only(certificate) if wanted else context

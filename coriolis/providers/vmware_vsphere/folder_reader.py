@@ -23,7 +23,7 @@ from coriolis.providers.block.ranges import check_transfer
 CONNECTIONS = 4
 BLOCK_SIZE = 65536
 TIMEOUT_S = 60.0
-ATTEMPTS = 5
+ATTEMPTS, OPEN_ATTEMPTS = 5, 2
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 8.0
 MAX_REPLY_BYTES = 4096
 """Kept of an error's page."""
@@ -36,9 +36,9 @@ def folder_path(datacenter: str, file: str) -> str:
 
 
 class Endpoint:
-    """Where and how to ask: ``cookie`` gives the session's cookie, and a new one with ``renew``."""
+    """Where and how to ask: ``cookie(stale)`` gives the session's cookie, another one than ``stale``."""
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext, cookie: Callable[[bool], str]) -> None:
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, cookie: Callable[[str], str]) -> None:
         self.host, self.port, self.context, self.cookie = host, port, context, cookie
 
     @property
@@ -49,10 +49,10 @@ class Endpoint:
 class FolderReader:
     """Meets ``BlockReader``. Made by ``open_folder``; ``close`` ends it."""
 
-    def __init__(self, endpoint: Endpoint, path: str, size: int) -> None:
+    def __init__(self, endpoint: Endpoint, path: str, size: int, connections: int = CONNECTIONS) -> None:
         self._endpoint, self._path, self._size = endpoint, path, size
         self._idle: queue.LifoQueue[http.client.HTTPSConnection] = queue.LifoQueue()
-        self._calls = Calls(CONNECTIONS, "vsphere-folder")
+        self._calls = Calls(connections, "vsphere-folder")
 
     @property
     def size(self) -> int:
@@ -67,24 +67,28 @@ class FolderReader:
         check_transfer(offset, length, self._size)
         return await self._calls.run(self.read, offset, length) if length else b""
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int, attempts: int = ATTEMPTS) -> bytes:
         """The blocking ``read_at``."""
-        pause, renew = FIRST_PAUSE_S, False
-        for attempt in range(1, ATTEMPTS + 1):
+        pause, renewed = FIRST_PAUSE_S, False
+        cookie = self._endpoint.cookie("")
+        for attempt in range(1, attempts + 1):
             try:
-                return self._once(offset, length, renew=renew)
-            except (Unavailable, Throttled, Denied) as error:
-                renew = isinstance(error, Denied)  # the session has expired, or the rights are not there
-                if attempt == ATTEMPTS or (renew and attempt > 1):
+                return self._once(offset, length, cookie)
+            except Denied:
+                if renewed:
+                    raise  # it is not the session: the rights are not there
+                cookie, renewed = self._endpoint.cookie(cookie), True
+                continue
+            except (Unavailable, Throttled):
+                if attempt == attempts:
                     raise
-            if not renew:
-                time.sleep(pause)
-                pause = min(MAX_PAUSE_S, 2 * pause)
-        raise AssertionError("unreachable")
+            time.sleep(pause)
+            pause = min(MAX_PAUSE_S, 2 * pause)
+        raise Unavailable(f"datastore of {self._endpoint.where}: no answer in {attempts} attempts")
 
-    def _once(self, offset: int, length: int, *, renew: bool) -> bytes:
+    def _once(self, offset: int, length: int, cookie: str) -> bytes:
         connection = self._connection()
-        headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Cookie": self._endpoint.cookie(renew)}
+        headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Cookie": cookie}
         try:
             connection.request("GET", self._path, headers=headers)
             answer = connection.getresponse()
@@ -109,35 +113,43 @@ class FolderReader:
             where = self._endpoint
             return http.client.HTTPSConnection(where.host, where.port, timeout=TIMEOUT_S, context=where.context)
 
+    def check_size(self) -> None:
+        """Blocking. Raises Corrupt when the server states another size, Unavailable."""
+        connection = self._connection()
+        try:
+            connection.request("HEAD", self._path, headers={"Cookie": self._endpoint.cookie("")})
+            answer = connection.getresponse()
+            answer.read()
+            stated = answer.getheader("Content-Length", "")
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"datastore of {self._endpoint.where}: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
+        if answer.status == http.client.OK and stated.isdigit() and int(stated) != self._size:
+            raise Corrupt(f"the extent on {self._endpoint.where} has {stated[:20]} bytes, not {self._size}")
+
+    def drop_connections(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
+
     async def close(self) -> None:
-        def release() -> None:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._idle.get_nowait().close()
-
-        await self._calls.close(release)
+        await self._calls.close(self.drop_connections)
 
 
-def open_folder(endpoint: Endpoint, path: str, size: int) -> FolderReader:
+def open_folder(endpoint: Endpoint, path: str, size: int, connections: int = CONNECTIONS) -> FolderReader:
     """A reader that has proved by a read of the last bytes that the extent is there, open to us and of that size.
 
     Blocking. Raises as ``read_at``; Corrupt when the extent has another size.
     """
-    reader = FolderReader(endpoint, path, size)
-    if size:
-        connection = reader._connection()
-        try:
-            connection.request("HEAD", path, headers={"Cookie": endpoint.cookie(False)})
-            answer = connection.getresponse()
-            answer.read()
-            stated = answer.getheader("Content-Length")
-        except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"datastore of {endpoint.where}: {error}") from error
-        finally:
-            connection.close()
-        if answer.status == http.client.OK and stated is not None and int(stated) != size:
-            raise Corrupt(f"the extent on {endpoint.where} has {stated} bytes, not {size}")
-        reader.read(size - min(size, 512), min(size, 512))
+    reader = FolderReader(endpoint, path, size, connections)
+    try:
+        if size:
+            reader.read(size - min(size, 512), min(size, 512), attempts=OPEN_ATTEMPTS)
+            reader.check_size()
+    except CoriolisError:
+        reader.drop_connections()
+        raise
     return reader
 
 
@@ -149,7 +161,7 @@ def refusal(status: int, text: bytes, where: str) -> CoriolisError:
             return Denied(f"datastore of {where} refuses the extent (HTTP {status}): Datastore.Browse is needed")
         case 404:
             return NotFound(f"datastore of {where} has no such extent (HTTP 404): was the disk moved?")
-        case 409 | 423 | 500:
+        case 409 | 423:
             return Conflict(f"datastore of {where} cannot open the extent (HTTP {status}), a machine has it: {said}")
         case 429 | 503:
             return Throttled(f"datastore of {where} is busy (HTTP {status})")

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from pyVmomi import vim
 
-from coriolis.model.machine import Controller, Devices, Disk, FirmwareType, MachineSpec, Nic, OsType
+from coriolis.model.machine import Controller, Devices, Disk, FirmwareType, MachineSpec, Nic, OsType, PowerState
 
 MACHINE_PROPERTIES = (
     "name",
@@ -21,6 +21,7 @@ MACHINE_PROPERTIES = (
     "config.template",
     "config.guestId",
     "config.hardware.numCPU",
+    "config.hardware.numCoresPerSocket",
     "config.hardware.memoryMB",
     "config.hardware.device",
     "config.nestedHVEnabled",
@@ -28,7 +29,7 @@ MACHINE_PROPERTIES = (
     "guest.hostName",
     "runtime.powerState",
 )
-_POWER = {"poweredOn": "running", "poweredOff": "stopped", "suspended": "paused"}
+_POWER: dict[str, PowerState] = {"poweredOn": "running", "poweredOff": "stopped", "suspended": "paused"}
 _OTHER_SYSTEMS: tuple[tuple[str, OsType], ...] = (
     ("win", "windows"),
     ("darwin", "osx"),
@@ -101,6 +102,8 @@ def spec_of(identity: str, properties: Mapping[str, Any], networks: Mapping[str,
         name=name,
         instance_name=name,
         num_cpu=properties.get("config.hardware.numCPU") or 1,
+        cores_per_socket=properties.get("config.hardware.numCoresPerSocket") or 1,
+        vtpm=any(isinstance(device, vim.vm.device.VirtualTPM) for device in devices),
         memory_mb=properties.get("config.hardware.memoryMB") or 0,
         os_type=os_type(guest_id),
         guest_id=guest_id,
@@ -109,7 +112,7 @@ def spec_of(identity: str, properties: Mapping[str, Any], networks: Mapping[str,
         secure_boot=bool(getattr(boot, "efiSecureBootEnabled", False)),
         nested_virtualization=bool(properties.get("config.nestedHVEnabled")),
         is_template=bool(properties.get("config.template")),
-        power_state=_POWER.get(str(properties.get("runtime.powerState")), "unknown"),  # type: ignore[arg-type]
+        power_state=power_state_of(properties.get("runtime.powerState")),
         devices=Devices(
             disks=tuple(_disk(device) for device in disks_of(devices)),
             nics=tuple(
@@ -129,12 +132,33 @@ def bus_of(device: Any) -> str:
     return next((name for kind, name in _BUSES.items() if isinstance(device, kind)), "")
 
 
+def power_state_of(state: Any) -> PowerState:
+    """From a VirtualMachinePowerState."""
+    return _POWER.get(str(state), "unknown")
+
+
+def size_of(device: Any) -> int:
+    """Bytes of a virtual disk."""
+    return int(device.capacityInBytes or (device.capacityInKB or 0) * 1024)
+
+
+def kind_of(device: Any) -> str:
+    """``Disk.kind``: what keeps a disk out of snapshots, or empty."""
+    backing = device.backing
+    if isinstance(
+        backing,
+        vim.vm.device.VirtualDisk.RawDiskMappingVer1BackingInfo | vim.vm.device.VirtualDisk.RawDiskVer2BackingInfo,
+    ):
+        return "raw_mapping"
+    mode = str(getattr(backing, "diskMode", "") or "")
+    return mode if mode.startswith("independent") else ""
+
+
 def _disk(device: Any) -> Disk:
     backing = device.backing
-    size = device.capacityInBytes or (device.capacityInKB or 0) * 1024
     return Disk(
         id=str(device.key),
-        size_bytes=int(size),
+        size_bytes=size_of(device),
         format="vmdk",
         unit_number=device.unitNumber or 0,
         path=getattr(backing, "fileName", "") or "",
@@ -142,6 +166,8 @@ def _disk(device: Any) -> Disk:
         storage_backend_identifier=_datastore(getattr(backing, "fileName", "") or ""),
         allocation_type="dynamic" if getattr(backing, "thinProvisioned", False) else "static",
         shareable=getattr(backing, "sharing", "") == "sharingMultiWriter",
+        uuid=getattr(backing, "uuid", "") or "",
+        kind=kind_of(device),
     )
 
 

@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 class VsphereConnection:
     """One login and the parts over it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, info: Mapping[str, Any], surroundings: Surroundings) -> None:
         from coriolis.providers.vmware_vsphere.inventory import VsphereInventory
+        from coriolis.providers.vmware_vsphere.power import VspherePower
+        from coriolis.providers.vmware_vsphere.source import VsphereSource
+        from coriolis.providers.vmware_vsphere.transports import DEFAULT_LIMITS, Transports
 
         self.inventory = VsphereInventory(session)
-        self.snapshots = None
-        self.power = None
+        transports = Transports(session, {**DEFAULT_LIMITS, **info}, surroundings)
+        self.snapshots = VsphereSource(session, transports, surroundings)
+        self.power = VspherePower(session)
         self.volumes = None
         self.instances = None
 
@@ -34,7 +38,9 @@ class VsphereProvider:
     """Meets ``Provider``."""
 
     name = "vmware_vsphere"
-    capabilities = Capabilities(target_platform="vmware")
+    capabilities = Capabilities(
+        origin=True, live_source=True, change_log=True, power_control=True, target_platform="vmware"
+    )
     connection_schema: JsonSchema = schemas.CONNECTION
     source_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
     destination_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
@@ -42,11 +48,11 @@ class VsphereProvider:
     def connect(
         self, connection_info: Mapping[str, Any], surroundings: Surroundings = NOTHING
     ) -> AbstractAsyncContextManager[Connection]:
-        return _connect(connection_info)
+        return _connect(connection_info, surroundings)
 
 
 @asynccontextmanager
-async def _connect(connection_info: Mapping[str, Any]) -> AsyncIterator[Connection]:
+async def _connect(connection_info: Mapping[str, Any], surroundings: Surroundings) -> AsyncIterator[Connection]:
     check_document(connection_info, schemas.CONNECTION, "connection_info")
     try:
         from coriolis.providers.vmware_vsphere.session import Session
@@ -55,6 +61,6 @@ async def _connect(connection_info: Mapping[str, Any]) -> AsyncIterator[Connecti
     session = Session(connection_info)
     try:
         await session.open()
-        yield VsphereConnection(session)
+        yield VsphereConnection(session, connection_info, surroundings)
     finally:
         await session.close()

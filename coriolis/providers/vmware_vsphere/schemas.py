@@ -37,6 +37,20 @@ CONNECTION: dict[str, Any] = {
             "pattern": _THUMBPRINT,
             "description": "SHA-1 or SHA-256 of the one certificate to accept, in pairs with colons.",
         },
+        "max_connections": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 500,
+            "default": 48,
+            "description": "Connections for disk data that one agent opens to this endpoint; a vCenter bears about 52.",
+        },
+        "max_connections_per_host": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 200,
+            "default": 24,
+            "description": "The same to one ESXi host.",
+        },
     },
     "required": ["host", "username", "password"],
     "additionalProperties": False,
@@ -45,6 +59,17 @@ CONNECTION: dict[str, Any] = {
 SOURCE_ENVIRONMENT: dict[str, Any] = {
     "$schema": _DIALECT,
     "type": "object",
-    "properties": {},
+    "properties": {
+        "disk_transport": {
+            "enum": ["auto", "vddk", "datastore", "export"],
+            "default": "auto",
+            "description": "How disks are read; auto takes the first of the others that works.",
+        },
+        "change_tracking": {
+            "enum": ["auto", "as_is"],
+            "default": "auto",
+            "description": "auto turns changed block tracking on where it is off and safe; as_is leaves it.",
+        },
+    },
     "additionalProperties": False,
 }

@@ -25,7 +25,7 @@ from coriolis.errors import (
     Unsupported,
 )
 from coriolis.providers.block.calls import MAX_THREADS, Calls
-from coriolis.providers.vmware_vsphere.certificate import check_certificate, tls_context
+from coriolis.providers.vmware_vsphere.certificate import checked_context
 
 T = TypeVar("T")
 
@@ -69,10 +69,12 @@ class Session:
 
     def __init__(self, info: Mapping[str, Any]) -> None:
         self._info = {"port": 443, **info}
-        self.where = f"{self._info['host']}:{self._info['port']}"
+        self.host, self.port = str(self._info["host"]), int(self._info["port"])
+        self.where = f"{self.host}:{self.port}"
         self._calls = Calls(MAX_THREADS, "vsphere")
         self._lock = threading.Lock()
-        self._context: ssl.SSLContext | None = None
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        """Of every connection to the endpoint; replaced by ``open``."""
         self._instance: Any = None
 
     async def open(self) -> None:
@@ -81,16 +83,14 @@ class Session:
 
     def _log_in(self) -> None:
         info = self._info
-        if self._context is None:
-            self._context = tls_context(info)
-        check_certificate(info, self._context)
+        self.context = checked_context(info)
         try:
             self._instance = SmartConnect(
                 host=info["host"],
                 port=info["port"],
                 user=info["username"],
                 pwd=info["password"],
-                sslContext=self._context,
+                sslContext=self.context,
                 connectionPoolTimeout=SOCKET_TIMEOUT_S,
                 httpConnectionTimeout=SOCKET_TIMEOUT_S,
             )
@@ -99,9 +99,9 @@ class Session:
                 f"vSphere at {self.where} refuses the login of {info['username']}: check user name and password"
             ) from error
 
-    async def run(self, call: Callable[[Any], T]) -> T:
+    async def run(self, call: Callable[[Any], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
         """``call(service instance content)`` on a thread; once more after a new login when the session has expired."""
-        return await self._bounded(lambda: self._with_login(call))
+        return await self._bounded(lambda: self._with_login(call), timeout_s)
 
     def _with_login(self, call: Callable[[Any], T]) -> T:
         used = self._instance
@@ -113,12 +113,28 @@ class Session:
                     self._log_in()
             return call(self._instance.RetrieveContent())
 
-    async def _bounded(self, call: Callable[[], T]) -> T:
+    def cookie(self, stale: str = "") -> str:
+        """Of the login, for HTTP beside the API; of another login when the current one's is ``stale``. Blocking.
+
+        Raises Denied, Unavailable.
+        """
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            with self._lock:
+                if stale and stale == self._current_cookie():
+                    self._log_in()
+                return self._current_cookie()
+        except (vmodl.MethodFault, http.client.HTTPException, OSError) as error:
+            raise from_fault(error, self.where) from error
+
+    def _current_cookie(self) -> str:
+        return str(self._instance._stub.cookie or "").split(";")[0]
+
+    async def _bounded(self, call: Callable[[], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+        try:
+            async with asyncio.timeout(timeout_s):
                 return await self._calls.run(call)
         except TimeoutError as error:
-            raise TimedOut(f"vSphere at {self.where} did not answer within {CALL_TIMEOUT_S:.0f} s") from error
+            raise TimedOut(f"vSphere at {self.where} did not answer within {timeout_s:.0f} s") from error
         except (vmodl.MethodFault, http.client.HTTPException, OSError) as error:
             raise from_fault(error, self.where) from error
 

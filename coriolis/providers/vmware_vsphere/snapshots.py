@@ -6,46 +6,56 @@ has none.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 from pyVmomi import vim, vmodl
 
-from coriolis.errors import Conflict, NotFound, TimedOut
-from coriolis.providers.vmware_vsphere.machine_spec import disks_of
+from coriolis.errors import Conflict, NotFound
+from coriolis.providers.vmware_vsphere.machine_spec import disks_of, kind_of, size_of
 from coriolis.providers.vmware_vsphere.properties import some
+from coriolis.providers.vmware_vsphere.tasks import wait
 
 PREFIX = "coriolis-"
-TASK_TIMEOUT_S = 1800.0
-"""Removing a snapshot of a busy machine consolidates its disks, which may take long."""
-POLL_S = 0.5
 MAX_SNAPSHOTS = 64
 _SNAPSHOTS = "snapshot.rootSnapshotList"
 
 
 class FrozenDisk(msgspec.Struct, frozen=True):
-    """A disk as a snapshot holds it. ``file``: ``[datastore] folder/disk.vmdk``; ``change_id`` empty without CBT."""
+    """A disk as a snapshot holds it. ``file``: ``[datastore] folder/disk.vmdk``; ``change_id`` empty without CBT.
+
+    ``chained``: the file is a link of a chain, it holds only what changed since another one. ``kind``: as in ``Disk``.
+    """
 
     disk_id: str
     size_bytes: int
     file: str
     change_id: str
+    chained: bool = False
+    kind: str = ""
 
 
 class FrozenMachine(msgspec.Struct, frozen=True):
-    """``snapshot``: managed object id."""
+    """``snapshot``: managed object id, empty for a machine that is off. ``state``: differs when the content might."""
 
+    machine: str
     snapshot: str
-    created: str
+    state: str
     disks: tuple[FrozenDisk, ...]
 
     @property
     def identity(self) -> str:
         """Changes with the snapshot and with what each disk had seen."""
-        changes = ",".join(disk.change_id for disk in self.disks)
-        return f"{self.snapshot}/{self.created}/{changes}"
+        changes = ",".join(f"{disk.file}={disk.change_id}" for disk in self.disks)
+        return f"{self.snapshot or 'off'}/{self.state}/{changes}"
+
+    def disk(self, disk_id: str) -> FrozenDisk:
+        """Raises NotFound."""
+        for disk in self.disks:
+            if disk.disk_id == disk_id:
+                return disk
+        raise NotFound(f"the machine has no disk {disk_id[:40]!r}")
 
 
 def machine(content: Any, instance_id: str) -> Any:
@@ -56,6 +66,11 @@ def machine(content: Any, instance_id: str) -> Any:
     except (vmodl.fault.ManagedObjectNotFound, StopIteration) as error:
         raise NotFound(f"there is no virtual machine {instance_id[:100]!r}") from error
     return found
+
+
+def reference(content: Any, snapshot: str) -> Any:
+    """The snapshot of a managed object id, unchecked."""
+    return vim.vm.Snapshot(snapshot, content.rootFolder._stub)
 
 
 def tree(content: Any, vm: Any) -> list[Any]:
@@ -83,30 +98,35 @@ def create(content: Any, instance_id: str, name: str) -> FrozenMachine:
     if standing is None:
         text = "Made by Coriolis to read the disks; removed when they were read."
         try:
-            wait(
-                content, vm.CreateSnapshot_Task(name=name, description=text, memory=False, quiesce=_is_on(content, vm))
-            )
+            quiet = _can_quiesce(content, vm)
+            wait(content, vm.CreateSnapshot_Task(name=name, description=text, memory=False, quiesce=quiet))
         except (vim.fault.ApplicationQuiesceFault, vim.fault.FilesystemQuiesceFault, vim.fault.ToolsUnavailable):
             wait(content, vm.CreateSnapshot_Task(name=name, description=text, memory=False, quiesce=False))
         standing = by_name(tree(content, vm), name)
         if standing is None:
             raise Conflict(f"the snapshot {name} was removed by somebody else as soon as it was made")
-    return frozen(content, standing)
+    return frozen(content, instance_id, standing)
 
 
-def frozen(content: Any, standing: Any) -> FrozenMachine:
+def frozen(content: Any, instance_id: str, standing: Any) -> FrozenMachine:
     """What a snapshot of the tree holds."""
     values = next(some(content, [standing.snapshot], ["config.hardware.device"]))[1]
-    disks = tuple(
+    disks = frozen_disks(values["config.hardware.device"])
+    return FrozenMachine(instance_id, str(standing.snapshot._moId), standing.createTime.isoformat(), disks)
+
+
+def frozen_disks(devices: Sequence[Any]) -> tuple[FrozenDisk, ...]:
+    return tuple(
         FrozenDisk(
             disk_id=str(device.key),
-            size_bytes=int(device.capacityInBytes or (device.capacityInKB or 0) * 1024),
+            size_bytes=size_of(device),
             file=getattr(device.backing, "fileName", "") or "",
             change_id=getattr(device.backing, "changeId", "") or "",
+            chained=getattr(device.backing, "parent", None) is not None,
+            kind=kind_of(device),
         )
-        for device in disks_of(values["config.hardware.device"])
+        for device in disks_of(devices)
     )
-    return FrozenMachine(str(standing.snapshot._moId), standing.createTime.isoformat(), disks)
 
 
 def remove(content: Any, instance_id: str, name: str) -> None:
@@ -128,20 +148,7 @@ def names(content: Any, instance_id: str) -> list[str]:
     return sorted({one.name for one in found if one.name.startswith(PREFIX)})
 
 
-def wait(content: Any, task: Any) -> Any:
-    """The task's result. Blocking; raises its fault, TimedOut."""
-    deadline = time.monotonic() + TASK_TIMEOUT_S
-    while time.monotonic() < deadline:
-        values = next(some(content, [task], ["info.state"]))[1]
-        state = str(values.get("info.state", ""))
-        if state == "success":
-            return next(some(content, [task], ["info.result"]))[1].get("info.result")
-        if state == "error":
-            raise next(some(content, [task], ["info.error"]))[1]["info.error"]
-        time.sleep(POLL_S)
-    raise TimedOut(f"a task of vSphere did not end within {TASK_TIMEOUT_S:.0f} s; it goes on there")
-
-
-def _is_on(content: Any, vm: Any) -> bool:
-    values = next(some(content, [vm], ["runtime.powerState"]))[1]
-    return str(values.get("runtime.powerState")) == "poweredOn"
+def _can_quiesce(content: Any, vm: Any) -> bool:
+    values = next(some(content, [vm], ["runtime.powerState", "guest.toolsRunningStatus"]))[1]
+    on = str(values.get("runtime.powerState")) == "poweredOn"
+    return on and str(values.get("guest.toolsRunningStatus")) == "guestToolsRunning"

@@ -8,11 +8,15 @@ stream does not need. The last one says that the stream has ended; without it a 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from coriolis.errors import Corrupt, Unsupported
+
+try:  # several times as fast as zlib, with the same interface
+    from isal import isal_zlib as zlib
+except ImportError:  # not built for every platform
+    import zlib  # type: ignore[no-redef]
 
 SECTOR = 512
 MAGIC = b"KDMV"
@@ -114,7 +118,7 @@ class StreamVmdk:
         inflate = zlib.decompressobj()
         try:
             data = inflate.decompress(packed, self._grain_bytes + 1)
-        except zlib.error as error:
+        except (zlib.error, ValueError) as error:
             raise Corrupt(f"the grain at {offset} cannot be unpacked: {error}") from error
         wanted = min(self._grain_bytes, self.size_bytes - offset)
         if len(data) > self._grain_bytes or len(data) < wanted or not inflate.eof:
