@@ -10,9 +10,13 @@ from pyVmomi import vim
 
 from coriolis.errors import Conflict, NotFound
 from coriolis.ids import is_id
+from coriolis.model.finding import Finding
 from coriolis.model.machine import MachineSpec
 from coriolis.providers.base import Named, Page
+from coriolis.providers.vmware_vsphere import snapshots
+from coriolis.providers.vmware_vsphere.findings import FINDING_PROPERTIES, findings
 from coriolis.providers.vmware_vsphere.machine_spec import MACHINE_PROPERTIES, plain_name, spec_of
+from coriolis.providers.vmware_vsphere.place import place_of
 from coriolis.providers.vmware_vsphere.properties import all_of, some
 from coriolis.providers.vmware_vsphere.session import Session
 
@@ -30,10 +34,10 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class VsphereInventory:
-    """Meets ``Inventory``; ids are managed object ids (``vm-42``)."""
+    """Meets ``Inventory`` and ``ExaminesInstances``; ids are managed object ids (``vm-42``)."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, *, vddk: bool = False) -> None:
+        self._session, self._vddk = session, vddk
 
     async def list_instances(self, page: Page) -> list[MachineSpec]:
         return await self._session.run(lambda content: _list(content, page))
@@ -41,6 +45,15 @@ class VsphereInventory:
     async def get_instance(self, instance: str) -> MachineSpec:
         """By name, inventory path, instance UUID or managed object id. Raises Conflict that lists the candidates."""
         return await self._session.run(lambda content: _get(content, instance))
+
+    async def examine(self, instance_id: str) -> list[Finding]:
+        def look(content: Any) -> list[Finding]:
+            vm = snapshots.machine(content, instance_id)
+            properties = next(some(content, [vm], FINDING_PROPERTIES))[1]
+            foreign = snapshots.depth(snapshots.roots(content, vm))
+            return findings(properties, foreign, place_of(content, instance_id).datastores, vddk=self._vddk)
+
+        return await self._session.run(look)
 
     async def list_networks(self) -> list[Named]:
         return await self._session.run(

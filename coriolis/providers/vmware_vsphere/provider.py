@@ -26,7 +26,7 @@ class VsphereConnection:
         from coriolis.providers.vmware_vsphere.source import VsphereSource
         from coriolis.providers.vmware_vsphere.transports import DEFAULT_LIMITS, Transports
 
-        self.inventory = VsphereInventory(session)
+        self.inventory = VsphereInventory(session, vddk=surroundings.vddk_dir is not None)
         transports = Transports(session, {**DEFAULT_LIMITS, **info}, surroundings)
         self.snapshots = VsphereSource(session, transports, surroundings)
         self.power = VspherePower(session)

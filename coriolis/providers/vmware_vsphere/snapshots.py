@@ -73,11 +73,24 @@ def reference(content: Any, snapshot: str) -> Any:
     return vim.vm.Snapshot(snapshot, content.rootFolder._stub)
 
 
+def roots(content: Any, vm: Any) -> list[Any]:
+    """The snapshots that have no parent, with their trees."""
+    return list(next(some(content, [vm], [_SNAPSHOTS]), (None, {}))[1].get(_SNAPSHOTS) or ())
+
+
+def depth(standing: Sequence[Any]) -> int:
+    """Of the longest chain among trees of snapshots, without those that are ours."""
+    deepest, level = 0, list(standing)
+    while level and deepest <= MAX_SNAPSHOTS:
+        deepest += any(not one.name.startswith(PREFIX) for one in level)
+        level = [child for one in level for child in one.childSnapshotList or ()]
+    return deepest
+
+
 def tree(content: Any, vm: Any) -> list[Any]:
     """All snapshots of a machine, parents first. Raises Conflict beyond 64, which no machine can have."""
-    values = next(some(content, [vm], [_SNAPSHOTS]), (None, {}))[1]
     found: list[Any] = []
-    waiting = list(values.get(_SNAPSHOTS) or ())
+    waiting = roots(content, vm)
     while waiting:
         one = waiting.pop(0)
         found.append(one)

@@ -28,6 +28,7 @@ _MARKER = struct.Struct("<QI")
 _COMPRESSED, _MARKERS = 1 << 16, 1 << 17
 _DEFLATE = 1
 _END_OF_STREAM = 0
+_NOT_DEFLATE: tuple[type[Exception], ...] = (zlib.error,)  # type: ignore[assignment]
 
 
 class Grain(NamedTuple):
@@ -118,7 +119,7 @@ class StreamVmdk:
         inflate = zlib.decompressobj()
         try:
             data = inflate.decompress(packed, self._grain_bytes + 1)
-        except (zlib.error, ValueError) as error:
+        except _NOT_DEFLATE as error:
             raise Corrupt(f"the grain at {offset} cannot be unpacked: {error}") from error
         wanted = min(self._grain_bytes, self.size_bytes - offset)
         if len(data) > self._grain_bytes or len(data) < wanted or not inflate.eof:
