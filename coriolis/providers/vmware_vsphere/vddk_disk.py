@@ -28,7 +28,6 @@ START_TIMEOUT_S = 90.0
 PROBE_TIMEOUT_S = 30.0
 POLL_S = 0.1
 MAX_SAID_BYTES = 2000
-RETRIES = 5
 
 
 class VddkDisk(msgspec.Struct, frozen=True):
@@ -49,7 +48,7 @@ def command(disk: VddkDisk, socket_path: str, password_fd: int) -> list[str]:
     argv += ["--threads", str(2 * CONNECTIONS), "vddk", f"libdir={disk.library}", f"server={disk.server}"]
     argv += [f"user={disk.user}", f"password=-{password_fd}", f"thumbprint={disk.thumbprint}"]
     argv += [f"vm=moref={disk.machine}", *([f"snapshot={disk.snapshot}"] if disk.snapshot else [])]
-    return [*argv, "transports=file:san:hotadd:nbdssl:nbd", f"retries={RETRIES}", disk.file]
+    return [*argv, "transports=file:san:hotadd:nbdssl:nbd", f"file={disk.file}"]
 
 
 async def obstacle(library: Path | None) -> str:
