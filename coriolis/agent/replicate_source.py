@@ -21,8 +21,9 @@ from coriolis.agent.replicate_sink import disk_file
 from coriolis.agent.road import open_road
 from coriolis.agent.source_disk import DiskPlan, PassDisk, SourceDisk, Wiring
 from coriolis.agent.tasks.endpoint import open_endpoint, snapshots_of
-from coriolis.errors import ChangeLogLost, NotFound, Unavailable
+from coriolis.errors import ChangeLogLost, Conflict, NotFound, Unavailable
 from coriolis.model.disk import Extent, Snapshot
+from coriolis.model.machine import MachineSpec
 from coriolis.model.resource import ResourceKind
 from coriolis.providers.base import SnapshotSource
 from coriolis.providers.layers.throttle import throttled
@@ -51,6 +52,7 @@ async def send_pass(context: TaskContext) -> dict[str, Any]:
         await context.record(ResourceKind.SNAPSHOT, name, "origin", "INTENDED")
         snapshot = await source.create_snapshot(instance_id, name, base)
         await context.record(ResourceKind.SNAPSHOT, name, "origin", "MADE", name)
+        check_same_disks(work.spec(), snapshot)
         try:
             final = await _send_disks(context, hosts, source, snapshot, base)
         except* NotFound as lost:
@@ -62,6 +64,22 @@ async def send_pass(context: TaskContext) -> dict[str, Any]:
             await context.record(ResourceKind.SNAPSHOT, base, "origin", "DELETED")
     earlier = work.results.get("progress", {})
     return {"progress": {**earlier, str(number): final}}
+
+
+def check_same_disks(spec: MachineSpec, snapshot: Snapshot) -> None:
+    """The volumes at the destination were made for ``spec``. Raises Conflict when the machine has other disks now."""
+    then = {disk.id: disk.size_bytes for disk in spec.devices.disks}
+    now = {disk.disk_id: disk.size_bytes for disk in snapshot.disks}
+    if then == now:
+        return
+    changes = [f"{disk_id} was added" for disk_id in now.keys() - then.keys()]
+    changes += [f"{disk_id} was removed" for disk_id in then.keys() - now.keys()]
+    changes += [
+        f"{disk_id} has {now[disk_id]} bytes now, not {then[disk_id]}"
+        for disk_id in now.keys() & then.keys()
+        if now[disk_id] != then[disk_id]
+    ]
+    raise Conflict(f"disks of {spec.name} changed since this job began ({'; '.join(sorted(changes))}): start a new one")
 
 
 async def _send_disks(
