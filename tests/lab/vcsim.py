@@ -45,8 +45,8 @@ class Simulator:
             **changes,
         }
 
-    def command(self, op: str, **fields: Any) -> None:
-        """One of ``tests/lab/vcsim/phony.go``. Raises RuntimeError with what it said."""
+    def command(self, op: str, **fields: Any) -> str:
+        """One of ``tests/lab/vcsim/phony.go`` and its answer. Raises RuntimeError with what it said."""
         with self._lock:
             assert self.process.stdin is not None
             assert self.process.stdout is not None
@@ -55,6 +55,7 @@ class Simulator:
             answer = json.loads(self.process.stdout.readline())
         if answer["error"]:
             raise RuntimeError(f"vcsim, {op}: {answer['error']}")
+        return str(answer["answer"])
 
 
 def lab_cache() -> Path:
@@ -124,10 +125,14 @@ def _version(go: str) -> tuple[int, int]:
 
 
 @contextmanager
-def vcsim(*options: str) -> Iterator[Simulator]:
-    """A vCenter with two machines in each of two pools; ``options`` of ``tests/lab/vcsim/main.go``."""
+def vcsim(*options: str, directory: Path | None = None) -> Iterator[Simulator]:
+    """A vCenter with two machines in each of two pools; ``options`` of ``tests/lab/vcsim/main.go``.
+
+    Its datastores lie under ``directory``, by default the system's for temporary files.
+    """
     command = [str(built()), "-user", USER, "-password", PASSWORD, *options]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, **({"TMPDIR": str(directory)} if directory else {})}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())

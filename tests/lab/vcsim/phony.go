@@ -1,7 +1,7 @@
 package main
 
 // What vcsim does not do and the lab adds inside it: files and change ids of disks, quiescing that fails, ExportVm and
-// leases that time out. Driven by JSON lines; every command is answered by {"error": ""} or what was wrong.
+// leases that time out. Driven by JSON lines; every command is answered by {"error": "", "answer": ""}.
 
 import (
 	"bufio"
@@ -18,11 +18,12 @@ import (
 )
 
 type command struct {
-	Op    string `json:"op"`
-	Type  string `json:"type"`
-	ID    string `json:"id"`
-	Fail  bool   `json:"fail"`
-	Disks []disk `json:"disks"`
+	Op      string `json:"op"`
+	Type    string `json:"type"`
+	ID      string `json:"id"`
+	Fail    bool   `json:"fail"`
+	Seconds int32  `json:"seconds"`
+	Disks   []disk `json:"disks"`
 }
 
 // disk: Files from the top of the chain to its base.
@@ -43,11 +44,13 @@ type phony struct {
 	m       sync.Mutex
 	unquiet map[string]bool
 	leases  map[string]lease
+	timeout int32
 }
 
 func newPhony(ctx *simulator.Context) *phony {
-	p := &phony{ctx: ctx, unquiet: make(map[string]bool), leases: make(map[string]lease)}
+	p := &phony{ctx: ctx, timeout: 300, unquiet: make(map[string]bool), leases: make(map[string]lease)}
 	ctx.Map.Handler = p.handle
+	ctx.Map.Put(p)
 	return p
 }
 
@@ -57,11 +60,12 @@ func (p *phony) serve(in io.Reader, out io.Writer) {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var c command
+		said := ""
 		err := json.Unmarshal(lines.Bytes(), &c)
 		if err == nil {
-			err = p.run(&c)
+			said, err = p.run(&c)
 		}
-		answer := map[string]string{"error": ""}
+		answer := map[string]string{"error": "", "answer": said}
 		if err != nil {
 			answer["error"] = err.Error()
 		}
@@ -70,19 +74,37 @@ func (p *phony) serve(in io.Reader, out io.Writer) {
 	}
 }
 
-func (p *phony) run(c *command) error {
+func (p *phony) run(c *command) (string, error) {
 	switch c.Op {
 	case "backings":
-		return p.backings(types.ManagedObjectReference{Type: c.Type, Value: c.ID}, c.Disks)
+		return "", p.backings(types.ManagedObjectReference{Type: c.Type, Value: c.ID}, c.Disks)
 	case "quiesce":
 		p.m.Lock()
 		p.unquiet[c.ID] = c.Fail
 		p.m.Unlock()
-		return nil
+		return "", nil
+	case "lease_timeout":
+		p.m.Lock()
+		p.timeout = c.Seconds
+		p.m.Unlock()
+		return "", nil
+	case "lease_entity":
+		return p.entity(c.ID)
 	case "lease_error":
-		return p.timeOut(c.ID)
+		return "", p.timeOut(c.ID)
 	}
-	return fmt.Errorf("no such command: %q", c.Op)
+	return "", fmt.Errorf("no such command: %q", c.Op)
+}
+
+// entity is the machine of a lease that is ready.
+func (p *phony) entity(id string) (string, error) {
+	p.m.Lock()
+	found, ok := p.leases[id]
+	p.m.Unlock()
+	if !ok || found.object.Info == nil {
+		return "", fmt.Errorf("no such lease: %s", id)
+	}
+	return found.object.Info.Entity.Value, nil
 }
 
 // backings states the files and the change id of disks of a machine or snapshot.
@@ -150,75 +172,105 @@ func (p *phony) timeOut(id string) error {
 	return nil
 }
 
+// handle sends some calls to the phony object; a handler that is returned here would yield to the session's own view.
 func (p *phony) handle(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	mine := false
 	switch method.Name {
+	case "RemoveSnapshot_Task":
+		if snapshot, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachineSnapshot); ok {
+			keepFiles(ctx, snapshot.Vm)
+		}
+	case "RemoveAllSnapshots_Task":
+		keepFiles(ctx, method.This)
 	case "CreateSnapshot_Task":
 		request, ok := method.Body.(*types.CreateSnapshot_Task)
 		p.m.Lock()
-		fails := ok && request.Quiesce && p.unquiet[method.This.Value]
+		mine = ok && request.Quiesce && p.unquiet[method.This.Value]
 		p.m.Unlock()
-		if fails {
-			return &unquiet{self: method.This}, nil
-		}
 	case "ExportSnapshot":
-		if o, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachineSnapshot); ok {
-			return &exporter{self: method.This, phony: p, snapshot: o}, nil
-		}
+		_, mine = ctx.Map.Get(method.This).(*simulator.VirtualMachineSnapshot)
 	case "ExportVm":
-		if o, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine); ok {
-			return &exporter{self: method.This, phony: p, vm: o}, nil
-		}
+		_, mine = ctx.Map.Get(method.This).(*simulator.VirtualMachine)
+	case "ImportVApp":
+		_, mine = ctx.Map.Get(method.This).(*simulator.ResourcePool)
+	}
+	if mine {
+		method.This = itself
 	}
 	return nil, nil
 }
 
-// unquiet is a machine whose guest does not come to rest.
-type unquiet struct{ self types.ManagedObjectReference }
+// keepFiles has vcsim forget which files snapshots made: its keys of files shift, and it would delete a disk's instead.
+func keepFiles(ctx *simulator.Context, machine types.ManagedObjectReference) {
+	if vm, ok := ctx.Map.Get(machine).(*simulator.VirtualMachine); ok {
+		ctx.WithLock(vm, func() { vm.LayoutEx.Snapshot = nil })
+	}
+}
 
-func (u *unquiet) Reference() types.ManagedObjectReference { return u.self }
+var itself = types.ManagedObjectReference{Type: "PhonyObject", Value: "phony"}
 
-func (u *unquiet) CreateSnapshotTask(ctx *simulator.Context, _ *types.CreateSnapshot_Task) soap.HasFault {
-	task := simulator.CreateTask(u, "createSnapshot", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+func (p *phony) Reference() types.ManagedObjectReference { return itself }
+
+// CreateSnapshotTask is that of a machine whose guest does not come to rest.
+func (p *phony) CreateSnapshotTask(ctx *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
+	task := simulator.CreateTask(req.This, "createSnapshot", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
 		return nil, new(types.ApplicationQuiesceFault)
 	})
 	return &methods.CreateSnapshot_TaskBody{Res: &types.CreateSnapshot_TaskResponse{Returnval: task.Run(ctx)}}
 }
 
-// exporter is a snapshot, or a machine that is off, whose leases the lab can let time out.
-type exporter struct {
-	self     types.ManagedObjectReference
-	phony    *phony
-	snapshot *simulator.VirtualMachineSnapshot
-	vm       *simulator.VirtualMachine
+func (p *phony) ExportSnapshot(ctx *simulator.Context, req *types.ExportSnapshot) soap.HasFault {
+	return p.export(ctx, ctx.Map.Get(req.This).(*simulator.VirtualMachineSnapshot), req)
 }
 
-func (e *exporter) Reference() types.ManagedObjectReference { return e.self }
-
-func (e *exporter) ExportSnapshot(ctx *simulator.Context, req *types.ExportSnapshot) soap.HasFault {
-	answer := e.snapshot.ExportSnapshot(ctx, req)
+func (p *phony) export(
+	ctx *simulator.Context, snapshot *simulator.VirtualMachineSnapshot, req *types.ExportSnapshot,
+) (answer soap.HasFault) {
+	ctx.WithLock(req.This, func() { answer = snapshot.ExportSnapshot(ctx, req) })
 	if body, ok := answer.(*methods.ExportSnapshotBody); ok && body.Res != nil {
-		if object, ok := ctx.Session.Get(body.Res.Returnval).(*simulator.HttpNfcLease); ok {
-			kept := *ctx
-			e.phony.m.Lock()
-			e.phony.leases[body.Res.Returnval.Value] = lease{&kept, object}
-			e.phony.m.Unlock()
-		}
+		p.keep(ctx, body.Res.Returnval)
 	}
 	return answer
 }
 
-func (e *exporter) ExportVm(ctx *simulator.Context, _ *types.ExportVm) soap.HasFault {
-	if e.vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff {
+func (p *phony) ExportVm(ctx *simulator.Context, req *types.ExportVm) soap.HasFault {
+	vm := ctx.Map.Get(req.This).(*simulator.VirtualMachine)
+	if vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff {
 		return &methods.ExportVmBody{Fault_: simulator.Fault("", &types.InvalidPowerState{
-			RequestedState: types.VirtualMachinePowerStatePoweredOff, ExistingState: e.vm.Runtime.PowerState,
+			RequestedState: types.VirtualMachinePowerStatePoweredOff, ExistingState: vm.Runtime.PowerState,
 		})}
 	}
 	moment := new(simulator.VirtualMachineSnapshot)
-	moment.Vm, moment.Config = e.vm.Self, *e.vm.Config
-	inner := &exporter{self: e.self, phony: e.phony, snapshot: moment}
-	body := inner.ExportSnapshot(ctx, new(types.ExportSnapshot)).(*methods.ExportSnapshotBody)
+	moment.Vm, moment.Config = vm.Self, *vm.Config
+	body := p.export(ctx, moment, &types.ExportSnapshot{This: req.This}).(*methods.ExportSnapshotBody)
 	if body.Fault_ != nil {
 		return &methods.ExportVmBody{Fault_: body.Fault_}
 	}
 	return &methods.ExportVmBody{Res: &types.ExportVmResponse{Returnval: body.Res.Returnval}}
+}
+
+func (p *phony) ImportVApp(ctx *simulator.Context, req *types.ImportVApp) (answer soap.HasFault) {
+	pool := ctx.Map.Get(req.This).(*simulator.ResourcePool)
+	ctx.WithLock(pool, func() { answer = pool.ImportVApp(ctx, req) })
+	if body, ok := answer.(*methods.ImportVAppBody); ok && body.Res != nil {
+		p.keep(ctx, body.Res.Returnval)
+	}
+	return answer
+}
+
+func (p *phony) keep(ctx *simulator.Context, ref types.ManagedObjectReference) {
+	object, ok := ctx.Session.Get(ref).(*simulator.HttpNfcLease)
+	if !ok {
+		return
+	}
+	kept := *ctx
+	p.m.Lock()
+	p.leases[ref.Value] = lease{&kept, object}
+	timeout := p.timeout
+	p.m.Unlock()
+	ctx.WithLock(object, func() {
+		if object.Info != nil {
+			object.Info.LeaseTimeout = timeout
+		}
+	})
 }
