@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import http.client
 import random
-import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from pyVim.connect import Disconnect, SmartConnect
+from pyVim.connect import Disconnect
 from pyVmomi import vim, vmodl
 
 from coriolis.providers.vmware_vsphere.stream_vmdk import StreamVmdk
 from tests.lab.vcsim import PASSWORD, USER
-from tests.lab.vsphere_machine_spec import LabDisk, LabNic
+from tests.lab.vsphere_client import Client
+from tests.lab.vsphere_machine_spec import LabDisk, LabNic, devices
 from tests.lab.vsphere_phony_disks import BLOCK
 from tests.lab.vsphere_site import Site, vsphere_site
 
@@ -40,83 +39,6 @@ def site(whole_site: Site) -> Iterator[Site]:
     whole_site.faults.clear()
     whole_site.vcenter.folder_locks = "live"
     whole_site.lease_timeout(0)
-
-
-class Client:
-    """What any script does, over the proxy."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.instance = SmartConnect(
-            host=site.host, port=site.port, user=USER, pwd=PASSWORD, disableSslCertValidation=True
-        )
-        self.cookie = self.instance._stub.cookie
-        self.content = self.instance.content
-
-    def vm(self, identity: str) -> Any:
-        return vim.VirtualMachine(identity, self.instance._stub)
-
-    def values(self, one: Any, *paths: str) -> dict[str, Any]:
-        spec = vmodl.query.PropertyCollector
-        wanted = spec.FilterSpec(
-            objectSet=[spec.ObjectSpec(obj=one, skip=False)],
-            propSet=[spec.PropertySpec(type=type(one), pathSet=list(paths))],
-        )
-        found = self.content.propertyCollector.RetrievePropertiesEx([wanted], spec.RetrieveOptions())
-        return {value.name: value.val for value in found.objects[0].propSet}
-
-    def done(self, task: Any) -> Any:
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            found = self.values(task, "info.state", "info.result", "info.error")
-            if found["info.state"] == "success":
-                return found.get("info.result")
-            if found["info.state"] == "error":
-                raise found["info.error"]
-            time.sleep(0.005)
-        raise TimeoutError
-
-    def snapshot(self, vm: Any, name: str = "s", quiesce: bool = False) -> Any:
-        return self.done(vm.CreateSnapshot_Task(name=name, memory=False, quiesce=quiesce))
-
-    def disks(self, one: Any) -> list[Any]:
-        devices = self.values(one, "config.hardware.device")["config.hardware.device"]
-        return [device for device in devices if isinstance(device, vim.vm.device.VirtualDisk)]
-
-    def changed(self, vm: Any, snapshot: Any, key: int, change_id: str) -> list[tuple[int, int]]:
-        """All areas as (start, end), asked for until the whole disk is covered."""
-        size = next(disk.capacityInBytes for disk in self.disks(vm) if disk.key == key)
-        at, found = 0, []
-        while at < size:
-            answer = vm.QueryChangedDiskAreas(snapshot, key, at, change_id)
-            assert answer.startOffset == at
-            assert answer.length > 0
-            found += [(area.start, area.start + area.length) for area in answer.changedArea]
-            at += answer.length
-        assert at == size
-        return found
-
-    def ask(
-        self, path: str, method: str = "GET", cookie: str | None = None, body: bytes | None = None, **headers: str
-    ) -> tuple[int, bytes]:
-        context = ssl.create_default_context(cadata=self.site.certificate_pem)
-        connection = http.client.HTTPSConnection(self.site.host, self.site.port, timeout=20, context=context)
-        try:
-            connection.request(method, path, body, {"Cookie": self.cookie if cookie is None else cookie, **headers})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def lease(self, lease: Any) -> dict[str, str]:
-        """Paths of the disks of a lease by their file names."""
-        until = time.monotonic() + 10
-        while self.values(lease, "state")["state"] != "ready":
-            assert time.monotonic() < until
-            time.sleep(0.005)
-        info = self.values(lease, "info")["info"]
-        assert all(urlsplit(one.url).port == self.site.port for one in info.deviceUrl)
-        return {one.targetId: urlsplit(one.url).path for one in info.deviceUrl if one.disk}
 
 
 @pytest.fixture
@@ -161,7 +83,7 @@ def test_machines_as_they_were_asked_for(site: Site, client: Client) -> None:
     assert found["name"] == "kept %2f 100%25 ü"
     assert found["config.firmware"] == "efi"
     assert found["runtime.powerState"] == "poweredOn"
-    assert [nic.macAddress for nic in found["guest.net"]][0] == "00:50:56:aa:bb:cc"
+    assert found["guest.net"][0].macAddress == "00:50:56:aa:bb:cc"
     assert found["guest.net"][0].ipAddress == ["192.0.2.7"]
     assert client.values(found["parent"], "name")["name"] == "inner"
     disks = client.disks(client.vm(identity))
@@ -171,6 +93,9 @@ def test_machines_as_they_were_asked_for(site: Site, client: Client) -> None:
     assert site.guest_content(identity, 2001)[:6] == b"second"
     site.rename(identity, "another/name")
     assert client.values(client.vm(identity), "name")["name"] == "another%2fname"
+    before = client.values(client.vm(identity), "runtime.host")["runtime.host"]
+    site.move(identity)
+    assert client.values(client.vm(identity), "runtime.host")["runtime.host"] != before
     template = site.add_machine("a template", [MIB], template=True)
     assert client.values(client.vm(template), "config.template")["config.template"]
 
@@ -450,7 +375,7 @@ def test_an_import_lease_fills_the_disk(site: Site, client: Client, tmp_path: Pa
         name="imported",
         guestId="debian12_64Guest",
         files=vim.vm.FileInfo(vmPathName="[LocalDS_0] imported/imported.vmx"),
-        deviceChange=_one_disk("[LocalDS_0] imported/disk1.vmdk", MIB),
+        deviceChange=devices([LabDisk(size=MIB)], [MIB], "[LocalDS_0] imported"),
     )
     pool = client.values(client.vm(source), "resourcePool")["resourcePool"]
     folder = client.values(client.vm(source), "parent")["parent"]
@@ -459,12 +384,6 @@ def test_an_import_lease_fills_the_disk(site: Site, client: Client, tmp_path: Pa
     assert client.ask(path, "POST", body=stream)[0] == 200
     incoming.HttpNfcLeaseComplete()
     assert site.guest_content("imported") == content
-
-
-def _one_disk(name: str, size: int) -> list[Any]:
-    from tests.lab.vsphere_machine_spec import devices
-
-    return devices([LabDisk(size=size)], [size], name.rpartition("/")[0])
 
 
 def test_a_single_host_and_nothing_is_left_behind() -> None:

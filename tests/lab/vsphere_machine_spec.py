@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, Literal
 
 from pyVmomi import vim
 
+CONVERT_TIMEOUT_S = 600
 Bus = Literal["pvscsi", "lsilogic", "lsisas1068", "buslogic", "sata", "nvme", "ide"]
 _CONTROLLERS: dict[str, tuple[Any, int, int, int]] = {
     # type, first key, first key of its disks, keys of a bus
@@ -19,6 +22,12 @@ _CONTROLLERS: dict[str, tuple[Any, int, int, int]] = {
     "sata": (vim.vm.device.VirtualAHCIController, 15000, 16000, 30),
     "nvme": (vim.vm.device.VirtualNVMEController, 31000, 32000, 15),
     "ide": (vim.vm.device.VirtualIDEController, 200, 3000, 2),
+}
+
+_TOOLS = {
+    "running": ("guestToolsRunning", "guestToolsCurrent"),
+    "stopped": ("guestToolsNotRunning", "guestToolsCurrent"),
+    "none": ("guestToolsNotRunning", "guestToolsNotInstalled"),
 }
 
 
@@ -106,3 +115,44 @@ def _add(device: Any, file: str | None = None) -> Any:
     if file:
         spec.fileOperation = file
     return spec
+
+
+def lab_disk(disk: LabDisk | bytes | Path | int) -> LabDisk:
+    """An int is a size, the others a content."""
+    if isinstance(disk, LabDisk):
+        return disk
+    return LabDisk(size=disk) if isinstance(disk, int) else LabDisk(disk)
+
+
+def size_of(disk: LabDisk) -> int:
+    if disk.size:
+        return disk.size
+    if isinstance(disk.content, Path):
+        said = subprocess.run(
+            ["qemu-img", "info", "--output=json", str(disk.content)], check=True, capture_output=True, timeout=60
+        ).stdout
+        return int(json.loads(said)["virtual-size"])
+    return -(-len(disk.content or b"") // 1024) * 1024
+
+
+def fill(flat: Path, content: bytes | Path | None) -> None:
+    if isinstance(content, Path):
+        subprocess.run(
+            ["qemu-img", "convert", "-n", "-O", "raw", "--target-is-zero", str(content), str(flat)],
+            check=True,
+            timeout=CONVERT_TIMEOUT_S,
+        )
+    elif content:
+        with flat.open("r+b") as file:
+            file.write(content)
+
+
+def tools_options(tools: str, ip: str, hostname: str) -> list[Any]:
+    """What vcsim is to say of a guest. ``tools``: ``running``, ``stopped`` or ``none``."""
+    running, version = _TOOLS[tools]
+    values = {"SET.guest.toolsRunningStatus": running, "SET.guest.toolsVersionStatus2": version}
+    if ip:
+        values["SET.guest.ipAddress"] = ip
+    if hostname:
+        values["SET.guest.hostName"] = hostname
+    return [vim.option.OptionValue(key=key, value=value) for key, value in values.items()]

@@ -1,9 +1,9 @@
 """A TLS proxy before one vcsim that adds what a real vCenter has and vcsim lacks. Ours, hence its name.
 
 Real, that is govmomi's: inventory, logins, tasks, power, the tree of snapshots, networks, ``/folder`` with its ranges,
-leases and their URLs. Phony: ``QueryChangedDiskAreas``, change ids, snapshots that freeze bytes, ``ExportVm``, the bytes
-of leases, sessions that expire and are asked for on ``/folder`` and ``/nfc``, extents that a running machine locks,
-guests that ignore a shutdown, and every fault a test asks for (``vsphere_phony_faults``).
+leases and their URLs. Phony: ``QueryChangedDiskAreas``, change ids, snapshots that freeze bytes, ``ExportVm``, the
+bytes of leases, sessions that expire and are asked for on ``/folder`` and ``/nfc``, extents that a running machine
+locks, guests that ignore a shutdown, and every fault a test asks for (``vsphere_phony_faults``).
 """
 
 from __future__ import annotations
@@ -258,8 +258,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"Not Found", "text/html")
             return
         self._head(200, {"Content-Type": "application/x-vnd.vmware-streamVmdk", "Transfer-Encoding": "chunked"})
-        for piece in self._measured(found):
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        with contextlib.closing(found):
+            for piece in self._measured(found):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         self.wfile.write(b"0\r\n\r\n")
 
     # HTTP

@@ -119,8 +119,9 @@ class PhonyDisk:
         self._number += 1
         stem = f"{self.descriptor.stem}-{self._number:06}"
         name = f"{self.name.removesuffix('.vmdk')}-{self._number:06}.vmdk"
+        below = self.file(len(self.deltas))
         self.descriptor.with_name(f"{stem}.vmdk").write_text(
-            f'# Disk DescriptorFile\nversion=1\ncreateType="vmfsSparse"\nparentFileNameHint="{self.file(len(self.deltas))}"\n'
+            f'# Disk DescriptorFile\nversion=1\ncreateType="vmfsSparse"\nparentFileNameHint="{below}"\n'
             f'RW {self.size // 512} VMFSSPARSE "{stem}-delta.vmdk"\n'
         )
         self.deltas.append(Delta(self.descriptor.with_name(f"{stem}-delta.vmdk"), name))

@@ -1,4 +1,4 @@
-"""The bytes of export and import leases. The leases themselves are vcsim's; what they carry, and that they time out, ours."""
+"""Bytes of export and import leases. The leases are vcsim's; what they carry, and that they time out, ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -80,7 +80,7 @@ class PhonyLeases:
         with self._lock:
             return [lease.ended for lease in self._known.values()]
 
-    def stream(self, lease: str, name: str) -> Iterator[bytes] | None:
+    def stream(self, lease: str, name: str) -> Generator[bytes] | None:
         """What a lease's URL serves; None when there is no such thing."""
         with self._lock:
             found = self._known.get(lease)
@@ -95,11 +95,11 @@ class PhonyLeases:
                 return self._pieces(found, disk)
         return None
 
-    def _pieces(self, lease: Lease, disk: PhonyDisk) -> Iterator[bytes]:
-        """From a file that is made once for each frozen disk."""
+    def _pieces(self, lease: Lease, disk: PhonyDisk) -> Generator[bytes]:
+        """Made as it is sent, and kept for who asks again: packing is the slow part."""
         assert lease.machine is not None
         key = (lease.machine.id, lease.snapshot or f"{disk.written}", str(disk.key))
-        path = self._directory / "-".join(key).replace("/", "_")
+        path = self._directory / "-".join(key)
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         with making:
@@ -108,14 +108,17 @@ class PhonyLeases:
                 with part.open("wb") as file:
                     for piece in self._stream(lease, disk):
                         file.write(piece)
-                        if self._closing.is_set():
-                            raise BrokenPipeError("the lab closes")
+                        yield self._still(lease, piece)
                 part.rename(path)
+                return
         with path.open("rb") as file:
             while piece := file.read(PIECE):
-                if lease.ended:
-                    raise BrokenPipeError(f"the lease has ended: {lease.ended}")
-                yield piece
+                yield self._still(lease, piece)
+
+    def _still(self, lease: Lease, piece: bytes) -> bytes:
+        if lease.ended or self._closing.is_set():
+            raise BrokenPipeError(f"the lease has ended: {lease.ended}")
+        return piece
 
     def _stream(self, lease: Lease, disk: PhonyDisk) -> Iterator[bytes]:
         machine, snapshot = lease.machine, lease.snapshot

@@ -95,6 +95,14 @@ class Machines:
     def object(self, kind: type, identity: str) -> Any:
         return kind(identity, self._content.rootFolder._stub)
 
+    def all(self, kind: type) -> list[Any]:
+        """Of the inventory."""
+        view = self._content.viewManager.CreateContainerView(self._content.rootFolder, [kind], True)
+        try:
+            return list(view.view)
+        finally:
+            view.Destroy()
+
     # machines
 
     def machine(self, identity: str) -> Machine:
@@ -125,14 +133,10 @@ class Machines:
     def path(self, name: str) -> Path:
         """Where the file ``[datastore] folder/name`` lies."""
         datastore, _, path = name.removeprefix("[").partition("] ")
-        view = self._content.viewManager.CreateContainerView(self._content.rootFolder, [vim.Datastore], True)
-        try:
-            for one in view.view:
-                values = self.properties(one, "name", "summary.url")
-                if values["name"] == datastore:
-                    return Path(values["summary.url"]) / path
-        finally:
-            view.Destroy()
+        for one in self.all(vim.Datastore):
+            values = self.properties(one, "name", "summary.url")
+            if values["name"] == datastore:
+                return Path(values["summary.url"]) / path
         raise ValueError(f"there is no datastore {datastore}")
 
     def forget(self, identity: str) -> None:

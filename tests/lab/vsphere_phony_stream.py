@@ -1,7 +1,7 @@
 """Writes stream-optimised VMDK as ESXi's export does, from the bytes of a simulated disk: markers, footer, end marker.
 
 Layout: VMware Virtual Disk Format 1.1, "Stream-Optimized Compressed Sparse Extents". qemu-img's own output lacks the
-footer and the end marker, which downloads are judged by, hence this one. A phony of ESXi only; never used by the product.
+footer and the end marker, which downloads are judged by, hence this one. The product has a writer of its own.
 """
 
 from __future__ import annotations

@@ -1,22 +1,19 @@
 """A simulated vSphere site with machines that have real bytes: ``with vsphere_site() as site``.
 
 vcsim (govmomi's) behind a proxy of ours; what of it is real and what phony is told in ``vsphere_phony_cbt``. As a
-process of its own it serves demonstrations and kill tests:
-``python -m tests.lab.vsphere_site --listen 127.0.0.1:8989 --machine web=disk.qcow2`` prints one JSON line and runs until
-its input ends.
+process of its own it serves demonstrations and kill tests: ``python -m tests.lab.vsphere_site --listen 127.0.0.1:8989
+--machine web=disk.qcow2`` prints one JSON line and runs until its input ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
-import ipaddress
 import json
 import re
 import shutil
+import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections import deque
@@ -24,27 +21,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import vim
 
 from tests.lab.vcsim import PASSWORD, USER, vcsim
-from tests.lab.vsphere_machine_spec import LabDisk, LabNic, devices, escaped, nics
+from tests.lab.vsphere_machine_spec import (
+    LabDisk,
+    LabNic,
+    devices,
+    escaped,
+    fill,
+    lab_disk,
+    nics,
+    size_of,
+    tools_options,
+)
 from tests.lab.vsphere_phony_cbt import Call, PhonyVcenter
+from tests.lab.vsphere_phony_certificate import certificate
 from tests.lab.vsphere_phony_disks import PhonyDisk
 from tests.lab.vsphere_phony_faults import Faults
 from tests.lab.vsphere_phony_machines import Machine, Machines
-
-CONVERT_TIMEOUT_S = 600
-_TOOLS = {
-    "running": ("guestToolsRunning", "guestToolsCurrent"),
-    "stopped": ("guestToolsNotRunning", "guestToolsCurrent"),
-    "none": ("guestToolsNotRunning", "guestToolsNotInstalled"),
-}
 
 
 class Site:
@@ -54,12 +54,16 @@ class Site:
     """
 
     def __init__(
-        self, vcenter: PhonyVcenter, machines: Machines, content: Any, port: int, certificate: x509.Certificate
-    ):
-        self.vcenter, self.machines, self._content = vcenter, machines, content
-        self.host, self.port = "127.0.0.1", port
-        self.certificate_pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
-        digest = certificate.fingerprint(hashes.SHA1()).hex().upper()  # noqa: S303
+        self,
+        vcenter: PhonyVcenter,
+        machines: Machines,
+        address: tuple[str, int],
+        identity: x509.Certificate,
+    ) -> None:
+        self.vcenter, self.machines = vcenter, machines
+        self.host, self.port = address
+        self.certificate_pem = identity.public_bytes(serialization.Encoding.PEM).decode()
+        digest = identity.fingerprint(hashes.SHA1()).hex().upper()
         self.thumbprint = ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))
         self._ids: dict[str, str] = {}
 
@@ -111,10 +115,10 @@ class Site:
         ``name`` as people write it; ``folder``: path below the datacenter's, made when absent; ``directory`` of the
         datastore, by default like the name; ``tools``: ``running``, ``stopped`` or ``none``.
         """
-        wanted = [_disk(disk) for disk in disks]
+        wanted = [lab_disk(disk) for disk in disks]
         plain = re.sub(r"[/\\%]", "_", name)
         directory = directory or plain
-        datastore = self._all(vim.Datastore)[0].name
+        datastore = self.machines.all(vim.Datastore)[0].name
         base = f"[{datastore}] {directory}"
         config = vim.vm.ConfigSpec(
             name=plain,
@@ -127,11 +131,11 @@ class Site:
             changeTrackingEnabled=cbt,
             files=vim.vm.FileInfo(vmPathName=f"{base}/{directory}.vmx"),
             deviceChange=[
-                *devices(wanted, [_size(disk) for disk in wanted], base),
+                *devices(wanted, [size_of(disk) for disk in wanted], base),
                 *nics([LabNic(nic) if isinstance(nic, str) else nic for nic in nics_], self._networks()),
             ],
         )
-        pool, host = self._all(vim.ResourcePool)[0], None
+        pool, host = self.machines.all(vim.ResourcePool)[0], None
         found = self._folder(folder).CreateVM_Task(config=config, pool=pool, host=host)
         vm = self.machines.wait(found)
         if name != plain:  # vcsim cannot create a machine with devices under a name that has to be escaped
@@ -139,7 +143,7 @@ class Site:
         self._ids[name] = vm._moId
         machine = self.machines.machine(vm._moId)
         for disk, placed in zip(wanted, self._in_order(machine, wanted), strict=True):
-            _fill(placed, disk.content)
+            fill(placed.flat, disk.content)
         self.set_tools(vm._moId, tools, ip, hostname)
         if running:
             self.power(vm._moId, True)
@@ -148,20 +152,10 @@ class Site:
         return str(vm._moId)
 
     def set_tools(self, vm: str, tools: str, ip: str = "", hostname: str = "") -> None:
-        running, version = _TOOLS[tools]
-        identity = self.id(vm)
-        values = {"SET.guest.toolsRunningStatus": running, "SET.guest.toolsVersionStatus2": version}
-        if ip:
-            values["SET.guest.ipAddress"] = ip
-        if hostname:
-            values["SET.guest.hostName"] = hostname
-        extra = [vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
+        identity, extra = self.id(vm), tools_options(tools, ip, hostname)
         self.machines.wait(self._vm(identity).ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=extra)))
-        (self._toolless.discard if tools == "running" else self._toolless.add)(identity)
-
-    @property
-    def _toolless(self) -> set[str]:
-        return self.vcenter.answers.toolless
+        toolless = self.vcenter.answers.toolless
+        (toolless.discard if tools == "running" else toolless.add)(identity)
 
     def stubborn(self, vm: str, on: bool = True) -> None:
         """Its guest ignores a shutdown."""
@@ -189,6 +183,16 @@ class Site:
         identity = self.id(vm)
         self.machines.wait(self._vm(identity).Rename_Task(escaped(name)))
         self._ids = {known: one for known, one in self._ids.items() if one != identity} | {name: identity}
+
+    def move(self, vm: str) -> None:
+        """To another host of its cluster. Raises ValueError when there is none."""
+        identity = self.id(vm)
+        now = self.machines.properties(self._vm(identity), "runtime.host")["runtime.host"]
+        cluster = self.machines.properties(now, "parent")["parent"]
+        others = [one for one in self.machines.properties(cluster, "host")["host"] if one._moId != now._moId]
+        if not others:
+            raise ValueError("the cluster has one host")
+        self.machines.wait(self._vm(identity).RelocateVM_Task(vim.vm.RelocateSpec(host=others[0])))
 
     def grow(self, vm: str, disk: int, size: int) -> None:
         """As an administrator does between passes; refused while a snapshot stands."""
@@ -242,7 +246,7 @@ class Site:
 
     def add_network(self, name: str) -> None:
         """A standard port group on every host."""
-        for host in self._all(vim.HostSystem):
+        for host in self.machines.all(vim.HostSystem):
             spec = vim.host.PortGroup.Specification(
                 name=name, vlanId=0, vswitchName="vSwitch0", policy=vim.host.NetworkPolicy()
             )
@@ -289,11 +293,9 @@ class Site:
 
     def folder_url(self, vm: str, disk: int = 0) -> str:
         """Path and query of the flat extent."""
-        from urllib.parse import quote, urlencode
-
         name = self._placed(vm, disk).name.replace(".vmdk", "-flat.vmdk")
         datastore, _, path = name.removeprefix("[").partition("] ")
-        datacenter = self._all(vim.Datacenter)[0].name
+        datacenter = self.machines.all(vim.Datacenter)[0].name
         return f"/folder/{quote(path)}?{urlencode({'dcPath': datacenter, 'dsName': datastore})}"
 
     def disk_keys(self, vm: str) -> list[int]:
@@ -305,7 +307,7 @@ class Site:
         """Raises KeyError."""
         if vm in self._ids:
             return self._ids[vm]
-        for one in self._all(vim.VirtualMachine):
+        for one in self.machines.all(vim.VirtualMachine):
             if vm in (one._moId, one.name):
                 return str(one._moId)
         raise KeyError(vm)
@@ -331,77 +333,15 @@ class Site:
             waiting += list(one.childSnapshotList or ())
         return found
 
-    def _all(self, kind: type) -> list[Any]:
-        view = self._content.viewManager.CreateContainerView(self._content.rootFolder, [kind], True)
-        try:
-            return list(view.view)
-        finally:
-            view.Destroy()
-
     def _networks(self) -> dict[str, Any]:
-        return {one.name: one for one in self._all(vim.Network)}
+        return {one.name: one for one in self.machines.all(vim.Network)}
 
     def _folder(self, path: str) -> Any:
-        found = self._all(vim.Datacenter)[0].vmFolder
+        found = self.machines.all(vim.Datacenter)[0].vmFolder
         for name in filter(None, path.split("/")):
             there = {one.name: one for one in found.childEntity if isinstance(one, vim.Folder)}
             found = there.get(escaped(name)) or found.CreateFolder(name)
         return found
-
-
-def _disk(disk: LabDisk | bytes | Path | int) -> LabDisk:
-    if isinstance(disk, LabDisk):
-        return disk
-    return LabDisk(size=disk) if isinstance(disk, int) else LabDisk(disk)
-
-
-def _size(disk: LabDisk) -> int:
-    if disk.size:
-        return disk.size
-    if isinstance(disk.content, Path):
-        said = subprocess.run(
-            ["qemu-img", "info", "--output=json", str(disk.content)], check=True, capture_output=True, timeout=60
-        ).stdout
-        return int(json.loads(said)["virtual-size"])
-    return -(-len(disk.content or b"") // 1024) * 1024
-
-
-def _fill(placed: PhonyDisk, content: bytes | Path | None) -> None:
-    if isinstance(content, Path):
-        subprocess.run(
-            ["qemu-img", "convert", "-n", "-O", "raw", "--target-is-zero", str(content), str(placed.flat)],
-            check=True,
-            timeout=CONVERT_TIMEOUT_S,
-        )
-    elif content:
-        with placed.flat.open("r+b") as file:
-            file.write(content)
-
-
-def _certificate(directory: Path) -> tuple[Path, x509.Certificate]:
-    """Self-signed for loopback; the file holds certificate and key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "phony vCenter of the lab")])
-    now = datetime.datetime.now(datetime.UTC)
-    names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=365))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "certificate.pem"
-    path.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return path, certificate
 
 
 @contextmanager
@@ -413,20 +353,26 @@ def vsphere_site(*, esx: bool = False, machines: int = 0, listen: str = "127.0.0
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         listening = socket.create_server((host, int(port)))
         stack.callback(listening.close)
-        path, certificate = _certificate(directory)
+        path, identity = certificate(directory)
         vcenter = PhonyVcenter(listening, path, directory)
-        address = f"https://{host}:{listening.getsockname()[1]}"
-        options = ["-plain", "-advertise", address, "-machines", str(machines), *(["-esx"] if esx else [])]
-        simulator = stack.enter_context(vcsim(*options, directory=directory))
+        address = (host, listening.getsockname()[1])
+        options = [
+            "-plain",
+            "-advertise",
+            "https://{}:{}".format(*address),
+            "-machines",
+            str(machines),
+            *(["-esx"] if esx else []),
+        ]
+        simulator = stack.enter_context(vcsim(*options, *(["-esx"] if esx else []), directory=directory))
         stack.callback(vcenter.close)
         instance = SmartConnect(
             host=simulator.host, port=simulator.port, user=USER, pwd=PASSWORD, protocol="http", connectionPoolTimeout=-1
         )
         stack.callback(Disconnect, instance)
-        content = instance.RetrieveContent()
-        kept = Machines(simulator, content)
+        kept = Machines(simulator, instance.RetrieveContent())
         vcenter.start(simulator, kept)
-        yield Site(vcenter, kept, content, listening.getsockname()[1], certificate)
+        yield Site(vcenter, kept, address, identity)
 
 
 def main() -> None:
@@ -437,6 +383,7 @@ def main() -> None:
     parser.add_argument("--off", action="store_true", help="machines are powered off")
     parser.add_argument("--locks", choices=("live", "chain", "none"), default="live", help="of extents")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     with vsphere_site(esx=options.esx, listen=options.listen) as site:
         site.vcenter.folder_locks = options.locks
         made = {}
