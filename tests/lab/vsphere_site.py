@@ -135,9 +135,9 @@ class Site:
                 *nics([LabNic(nic) if isinstance(nic, str) else nic for nic in nics_], self._networks()),
             ],
         )
-        pool, host = self.machines.all(vim.ResourcePool)[0], None
-        found = self._folder(folder).CreateVM_Task(config=config, pool=pool, host=host)
-        vm = self.machines.wait(found)
+        clusters = self.machines.all(vim.ClusterComputeResource)
+        pool = clusters[0].resourcePool if clusters else self.machines.all(vim.ResourcePool)[0]
+        vm = self.machines.wait(self._folder(folder).CreateVM_Task(config=config, pool=pool))
         if name != plain:  # vcsim cannot create a machine with devices under a name that has to be escaped
             self.machines.wait(vm.Rename_Task(escaped(name)))
         self._ids[name] = vm._moId
