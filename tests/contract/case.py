@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coriolis.providers.base import Provider
+from coriolis.providers.surroundings import NOTHING, Surroundings
 
 SIZE = 8 << 20
 BLOCK = 65536
@@ -43,6 +44,7 @@ class Origin:
     write: Callable[[str, int, int, int], None] | None = None
     change_log: frozenset[str] = frozenset()
     live: bool = False
+    surroundings: Surroundings = NOTHING
 
 
 @dataclass

@@ -13,6 +13,9 @@ from coriolis.providers.image.provider import ImageProvider
 from coriolis.providers.libvirt.provider import LibvirtProvider
 from tests.contract.case import SIZE, Destination, Origin, make_image, sample_disk
 from tests.contract.site import Site, guest_write, libvirt_site
+from tests.contract.vsphere_origin import VSPHERE_ORIGINS, vsphere_origin
+from tests.lab.vsphere_site import Site as VsphereSite
+from tests.lab.vsphere_site import vsphere_site
 
 _FORMATS = {
     "raw": ("raw", ""),
@@ -50,6 +53,12 @@ OVF = """<?xml version="1.0"?><Envelope xmlns="http://schemas.dmtf.org/ovf/envel
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     with libvirt_site() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def vsphere() -> Iterator[VsphereSite]:
+    with vsphere_site() as running:
         yield running
 
 
@@ -100,6 +109,7 @@ _ORIGINS = [
     *(f"image-{kind}" for kind in _FORMATS),
     "image-ova",
     *(pytest.param(f"libvirt-{kind}", marks=lab) for kind in _LIBVIRT),
+    *(f"vsphere-{kind}" for kind in VSPHERE_ORIGINS),
 ]
 
 
@@ -108,6 +118,9 @@ def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Origin]:
     family, kind = request.param.split("-", 1)
     if family == "image":
         yield _ova_origin(tmp_path) if kind == "ova" else _image_origin(tmp_path, kind)
+        return
+    if family == "vsphere":
+        yield vsphere_origin(request.getfixturevalue("vsphere"), tmp_path, kind)
         return
     site: Site = request.getfixturevalue("site")
     made, domain = _libvirt_origin(site, tmp_path, kind)

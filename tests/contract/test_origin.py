@@ -48,7 +48,7 @@ def check_gapless(extents: list[Extent], start: int, size: int) -> None:
 
 
 async def test_inventory(origin: Origin) -> None:
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         spec = await connection.inventory.get_instance(origin.instance)
         assert (await connection.inventory.get_instance(spec.id)).id == spec.id
         assert {disk.id: disk.size_bytes for disk in spec.devices.disks} == dict.fromkeys(origin.truth, SIZE)
@@ -70,7 +70,7 @@ async def test_inventory(origin: Origin) -> None:
 
 
 async def test_absent_instance(origin: Origin) -> None:
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         source = source_of(connection)
         for call in (
             connection.inventory.get_instance("no-such"),
@@ -85,7 +85,7 @@ async def test_absent_instance(origin: Origin) -> None:
 
 
 async def test_snapshot_is_idempotent(origin: Origin) -> None:
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         source = source_of(connection)
         first = await source.create_snapshot(origin.instance, FIRST, None)
         try:
@@ -106,9 +106,9 @@ async def test_snapshot_is_idempotent(origin: Origin) -> None:
 
 async def test_another_connection_sees_the_same_snapshot(origin: Origin) -> None:
     """A killed task's successor reconnects and goes on."""
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         first = await source_of(connection).create_snapshot(origin.instance, FIRST, None)
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         source = source_of(connection)
         try:
             for disk, truth in origin.truth.items():
@@ -119,7 +119,7 @@ async def test_another_connection_sees_the_same_snapshot(origin: Origin) -> None
 
 
 async def test_extents(origin: Origin) -> None:
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         source = source_of(connection)
         snapshot = await source.create_snapshot(origin.instance, FIRST, None)
         try:
@@ -139,7 +139,7 @@ async def test_extents(origin: Origin) -> None:
 
 
 async def test_reader(origin: Origin) -> None:
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         source = source_of(connection)
         snapshot = await source.create_snapshot(origin.instance, FIRST, None)
         try:
@@ -163,7 +163,7 @@ async def test_reader(origin: Origin) -> None:
 async def test_snapshot_is_frozen(origin: Origin) -> None:
     if origin.write is None:
         pytest.skip("nobody can write to this origin")
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         source = source_of(connection)
         before = {disk: bytes(truth) for disk, truth in origin.truth.items()}
         snapshot = await source.create_snapshot(origin.instance, FIRST, None)
@@ -177,7 +177,7 @@ async def test_snapshot_is_frozen(origin: Origin) -> None:
 
 
 async def test_changed_extents_never_under_report(origin: Origin) -> None:
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         source = source_of(connection)
         try:
             await source.create_snapshot(origin.instance, FIRST, None)
@@ -219,7 +219,7 @@ async def _check_changes(source: SnapshotSource, target: Snapshot, disk: str, ol
 
 
 async def test_missing_base_still_freezes(origin: Origin) -> None:
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         source = source_of(connection)
         try:
             snapshot = await source.create_snapshot(origin.instance, SECOND, "coriolis-never-made")
@@ -233,7 +233,7 @@ async def test_missing_base_still_freezes(origin: Origin) -> None:
 
 async def test_ended_snapshot_is_not_readable_by_surprise(origin: Origin) -> None:
     """Reading after the end gives the same bytes (immutable files) or our error, never other bytes."""
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         source = source_of(connection)
         disk, truth = next(iter(origin.truth.items()))
         snapshot = await source.create_snapshot(origin.instance, FIRST, None)

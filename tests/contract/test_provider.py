@@ -15,9 +15,10 @@ from coriolis.errors import InvalidInput, NotFound, Unavailable
 from coriolis.providers.base import Provider
 from coriolis.providers.image.provider import ImageProvider
 from coriolis.providers.libvirt.provider import LibvirtProvider
+from coriolis.providers.vmware_vsphere.provider import VsphereProvider
 from tests.contract.case import Destination, Origin
 
-PROVIDERS: list[Provider] = [ImageProvider(), LibvirtProvider()]
+PROVIDERS: list[Provider] = [ImageProvider(), LibvirtProvider(), VsphereProvider()]
 _SECRET = re.compile(r"password|secret|token|credential|private_key|api_key", re.IGNORECASE)
 
 
@@ -82,8 +83,8 @@ def test_no_sdk_until_connected() -> None:
     code = (
         "import sys\n"
         "from coriolis.providers.registry import load_provider\n"
-        "[load_provider(n) for n in ('image', 'libvirt')]\n"
-        "bad = {'libvirt', 'nbd', 'oslo_utils'} & set(sys.modules)\n"
+        "[load_provider(n) for n in ('image', 'libvirt', 'vmware_vsphere')]\n"
+        "bad = {'libvirt', 'nbd', 'oslo_utils', 'pyVmomi', 'isal'} & set(sys.modules)\n"
         "sys.exit(f'imported {bad}' if bad else 0)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -92,7 +93,7 @@ def test_no_sdk_until_connected() -> None:
 async def test_origin_members(origin: Origin) -> None:
     capabilities = origin.provider.capabilities
     assert capabilities.origin
-    async with origin.provider.connect(origin.connection_info) as connection:
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
         assert connection.snapshots is not None
         assert (connection.power is not None) == capabilities.power_control
     assert capabilities.live_source or not origin.live
