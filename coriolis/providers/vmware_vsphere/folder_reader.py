@@ -19,14 +19,13 @@ from urllib.parse import quote, urlencode
 from coriolis.errors import Conflict, CoriolisError, Corrupt, Denied, NotFound, Throttled, Unavailable
 from coriolis.providers.block.calls import Calls
 from coriolis.providers.block.ranges import check_transfer
+from coriolis.providers.vmware_vsphere.range_connection import RangeConnection
 
 CONNECTIONS = 4
 BLOCK_SIZE = 65536
 TIMEOUT_S = 60.0
 ATTEMPTS, OPEN_ATTEMPTS = 5, 2
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 8.0
-MAX_REPLY_BYTES = 4096
-"""Kept of an error's page."""
 
 
 def folder_path(datacenter: str, file: str) -> str:
@@ -51,7 +50,7 @@ class FolderReader:
 
     def __init__(self, endpoint: Endpoint, path: str, size: int, connections: int = CONNECTIONS) -> None:
         self._endpoint, self._path, self._size = endpoint, path, size
-        self._idle: queue.LifoQueue[http.client.HTTPSConnection] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[RangeConnection] = queue.LifoQueue()
         self._calls = Calls(connections, "vsphere-folder")
 
     @property
@@ -87,35 +86,34 @@ class FolderReader:
         raise Unavailable(f"datastore of {self._endpoint.where}: no answer in {attempts} attempts")
 
     def _once(self, offset: int, length: int, cookie: str) -> bytes:
-        connection = self._connection()
-        headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Cookie": cookie}
+        where = self._endpoint
+        connection: RangeConnection | None = None
         try:
-            connection.request("GET", self._path, headers=headers)
-            answer = connection.getresponse()
-            if answer.status != http.client.PARTIAL_CONTENT:
-                text = answer.read(MAX_REPLY_BYTES)
-                connection.close()
-                raise refusal(answer.status, text, self._endpoint.where)
-            data = answer.read(length + 1)
+            connection = self._connection()
+            status, data = connection.get(self._path, offset, length, cookie)
+            if status != http.client.PARTIAL_CONTENT:
+                raise refusal(status, data, where.where)
+            return data
         except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise Unavailable(f"datastore of {self._endpoint.where}: {error or type(error).__name__}") from error
-        if len(data) != length:
-            connection.close()
-            raise Unavailable(f"datastore of {self._endpoint.where}: {len(data)} bytes came instead of {length}")
-        self._idle.put(connection)
-        return data
+            raise Unavailable(f"datastore of {where.where}: {error or type(error).__name__}") from error
+        finally:
+            if connection is not None:
+                if connection.reusable:
+                    self._idle.put(connection)
+                else:
+                    connection.close()
 
-    def _connection(self) -> http.client.HTTPSConnection:
+    def _connection(self) -> RangeConnection:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
             where = self._endpoint
-            return http.client.HTTPSConnection(where.host, where.port, timeout=TIMEOUT_S, context=where.context)
+            return RangeConnection(where.host, where.port, where.context, TIMEOUT_S)
 
     def check_size(self) -> None:
         """Blocking. Raises Corrupt when the server states another size, Unavailable."""
-        connection = self._connection()
+        where = self._endpoint
+        connection = http.client.HTTPSConnection(where.host, where.port, timeout=TIMEOUT_S, context=where.context)
         try:
             connection.request("HEAD", self._path, headers={"Cookie": self._endpoint.cookie("")})
             answer = connection.getresponse()
