@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future
 
 from coriolis.providers.block.raw_io import data_ranges, read_exact
@@ -53,7 +53,7 @@ def packed_grains(descriptor: int, offset: int, length: int) -> list[tuple[int, 
 
 def vmdk_pieces(
     descriptor: int, size: int, pool: Executor, on_progress: Callable[[int], None] = lambda offset: None
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """The file's bytes in order. ``on_progress``: how far into the disk the pieces given so far reach, in bytes.
 
     Raises what ``capacity_of`` and ``StreamWriter`` raise; Corrupt when the disk became shorter; OSError passes.

@@ -123,7 +123,7 @@ def disk_places(kind: str, count: int) -> list[tuple[int, int]]:
 
 
 def import_spec(request: InstanceRequest, place: Place, sizes: Iterable[int]) -> Any:
-    """The ``VirtualMachineImportSpec``; ``sizes``: bytes of each disk. Raises InvalidInput, Unsupported, QuotaExceeded."""
+    """``sizes``: bytes of each disk. Raises InvalidInput, Unsupported, QuotaExceeded."""
     environment, spec = request.environment, request.spec
     config = vim.vm.ConfigSpec(
         name=vsphere_name(request.name),
@@ -203,10 +203,8 @@ def _plug(network: Network) -> Any:
 
 
 def _added(device: Any) -> Any:
-    change = _device.VirtualDeviceSpec(operation="add", device=device)
-    if isinstance(device, _device.VirtualDisk):
-        change.fileOperation = "create"
-    return change
+    operation = "create" if isinstance(device, _device.VirtualDisk) else None
+    return _device.VirtualDeviceSpec(operation="add", fileOperation=operation, device=device)
 
 
 def marks(tag: Tag, state: str) -> list[Any]:

@@ -47,7 +47,7 @@ class Store(Thing, frozen=True):
 
 
 class Network(Thing, frozen=True):
-    """``key`` and ``switch``: a distributed port group's key and its switch's UUID, or an opaque network's id and type."""
+    """``key``, ``switch``: a distributed port group's key and its switch's UUID, or an opaque network's id and type."""
 
     kind: str = STANDARD
     key: str = ""

@@ -1,9 +1,8 @@
-"""Disks on their way to a datastore: raw files in the agent's staging directory, for vSphere takes only whole images."""
+"""Disks on their way to a datastore: raw files in the agent's staging directory, as vSphere takes only whole images."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -34,7 +33,8 @@ class VsphereVolumes:
                 "staging_dir in the agent's configuration"
             )
         try:
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            for folder in (self._directory.parent, self._directory):  # a parent that mkdir makes ignores the mode
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise from_os_error(error, f"create the staging folder {self._directory}") from error
         return StagedVolumes(str(self._directory), MAX_SIZE_BYTES)
