@@ -79,6 +79,9 @@ async def test_a_machine_arrives_with_its_hardware_and_every_byte(simulator: Sim
         assert (made.id, made.running) == (request.instance_id, False)
         assert await target.create_instance(request) == made
         assert len(await target.find_tagged(job)) == 4
+        for volume in volumes:
+            await parts(connection)[0].delete_volume(volume.id)
+        assert await target.create_instance(request) == made, "a machine that stands needs no staged disk"
     config = await config_of(info, made.id)
     assert config["name"] == request.name
     assert config["config.firmware"] == "efi"

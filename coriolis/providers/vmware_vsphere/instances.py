@@ -101,17 +101,20 @@ class VsphereInstances:
             self._tell(f"{text}; they are thin, and will fill it when they are written", "WARNING")
 
     async def create_instance(self, request: InstanceRequest) -> Instance:
-        """Uploads the staged disks unless the machine stands already. What an interrupted attempt left is removed."""
+        """Uploads the staged disks unless the machine stands already; then they may be gone. What an interrupted
+        attempt left is removed first."""
         _check_request(request)
-        files = await asyncio.to_thread(lambda: [self._volumes.file(volume.id) for volume in request.volumes])
-        sizes = [size for _, size in files]
+        sizes = _sizes(request)
         place = await self._session.run(lambda content: self._prepared(content, request, sizes))
         found = await self._session.run(lambda content: _existing(content, request, place.folder.id))
-        if found is not None and found.state != wanted.READY:
-            self._tell(f"the machine {shown(found.name)} has incomplete disks from an interrupted upload: made anew")
-            await self._remove(request.instance_id)
-            found = None
-        identity = found.id if found is not None else await self._import(request, place, files)
+        if found is None or found.state != wanted.READY:
+            files = await asyncio.to_thread(lambda: [self._volumes.file(volume.id) for volume in request.volumes])
+            if found is not None:
+                self._tell(f"the disks of {shown(found.name)} are incomplete after an interrupted upload: made anew")
+                await self._remove(request.instance_id)
+            found, identity = None, await self._import(request, place, files)
+        else:
+            identity = found.id
         if as_template(request) and not (found and found.template):
             await self._session.run(lambda content: _vm(content, identity).MarkAsTemplate())
         return Instance(request.instance_id, request.name, bool(found and found.running))

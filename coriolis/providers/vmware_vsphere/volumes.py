@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -48,8 +49,10 @@ class VsphereVolumes:
     async def delete_volume(self, volume_id: str) -> None:
         await (await asyncio.to_thread(self._staged)).delete_volume(volume_id)
 
-    def open_writer(self, volume_id: str) -> AbstractAsyncContextManager[BlockWriter]:
-        return self._staged().open_writer(volume_id)
+    @asynccontextmanager
+    async def open_writer(self, volume_id: str) -> AsyncIterator[BlockWriter]:
+        async with (await asyncio.to_thread(self._staged)).open_writer(volume_id) as writer:
+            yield writer
 
     def file(self, volume_id: str) -> tuple[str, int]:
         """Path and size in bytes of a staged disk. Raises NotFound. Blocking."""
