@@ -221,3 +221,10 @@ def test_the_tag_in_a_machines_notes() -> None:
     assert tag_in("coriolis:job:0-instance\nand more") == Tag("job", "0-instance")
     for notes in ("", "notes of somebody\ncoriolis:job:0", "coriolis:"):
         assert tag_in(notes) is None
+
+
+def test_conversion_brings_the_drivers_of_every_device_that_can_be_chosen() -> None:
+    platform = target_platform("vmware")
+    assert {"vmw_pvscsi", "mptsas", "ahci", "nvme", "sd_mod"} <= set(platform.initramfs_modules)
+    assert {"vmxnet3", "e1000e"} <= set(platform.network)
+    assert "open-vm-tools" in platform.agents
