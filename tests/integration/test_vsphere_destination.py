@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from coriolis.errors import Conflict, CoriolisError, InvalidInput, QuotaExceeded
 from coriolis.ids import new_id
 from coriolis.model.machine import Devices, Disk
 from coriolis.model.resource import ResourceKind
-from coriolis.providers.vmware_vsphere import disk_upload, import_lease
+from coriolis.providers.vmware_vsphere import disk_stream, disk_upload, import_lease, instances
 from coriolis.providers.vmware_vsphere.import_spec import IMPORTING, READY, marks_of
 from tests.integration.vsphere_site import (
     MIB,
@@ -312,3 +313,69 @@ async def test_a_cancelled_import_ends_its_uploads(
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(call, 20)
         assert ended, "the thread that uploads has ended with its task"
+
+
+async def test_a_lease_is_kept_alive_while_disks_are_sent(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, told, whole, packed = new_id(), list[int](), import_lease.Import._call, disk_stream.packed_grains
+
+    class Spy:
+        def __init__(self, lease: Any) -> None:
+            self._lease = lease
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._lease, name)
+
+        def HttpNfcLeaseProgress(self, percent: int) -> None:  # noqa: N802
+            told.append(percent)
+            if len(told) == 2:
+                raise Unavailable("the endpoint was out of reach for a moment")
+            self._lease.HttpNfcLeaseProgress(percent)
+
+    def slowly(*span: int) -> list[tuple[int, bytes]]:
+        time.sleep(0.3)
+        return packed(*span)
+
+    async def call(one: import_lease.Import, lease: str, work: Any) -> None:
+        await whole(one, lease, lambda found: work(Spy(found)))
+
+    monkeypatch.setattr(import_lease.Import, "_call", call)
+    monkeypatch.setattr(import_lease, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(disk_stream, "packed_grains", slowly)
+    async with connect(simulator.connection_info(), tmp_path) as connection:
+        volumes = await staged(connection, job, [b"x" * 12 * MIB])
+        await parts(connection)[1].create_instance(request_of(job, volumes, spec_of([12 * MIB])))
+    assert len(told) > 3
+    assert told == sorted(told)
+    assert told[-1] > told[0] == 0
+
+
+@pytest.mark.parametrize(("refusals", "goes"), [(3, True), (1000, False)])
+async def test_a_machine_that_a_dead_agents_lease_still_locks_is_waited_for(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, goes: bool
+) -> None:
+    """vcsim locks nothing: the first tasks are refused here as a vCenter would."""
+    job, refused, task = new_id(), [0], instances.VsphereInstances._task
+
+    async def locked(one: Any, begin: Any) -> None:
+        refused[0] += 1
+        if refused[0] <= refusals:
+            raise Conflict("vSphere: the method is disabled by 'NFC lease'")
+        await task(one, begin)
+
+    async with connect(simulator.connection_info(), tmp_path) as connection:
+        target = parts(connection)[1]
+        volumes = await staged(connection, job, [b"x"])
+        made = await target.create_instance(request_of(job, volumes, spec_of([1])))
+        monkeypatch.setattr(instances, "RETRY_S", 0.01)
+        monkeypatch.setattr(instances, "LEASE_END_S", 0.5)
+        monkeypatch.setattr(instances.VsphereInstances, "_task", locked)
+        if goes:
+            await target.delete_instance(made.id)
+        else:
+            with pytest.raises(Conflict, match="disabled"):
+                await target.delete_instance(made.id)
+        monkeypatch.undo()
+        left = {one.kind for one in await target.find_tagged(job)}
+        assert (ResourceKind.INSTANCE in left) is not goes

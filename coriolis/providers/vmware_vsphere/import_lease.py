@@ -19,7 +19,7 @@ import msgspec
 from pyVmomi import vim
 
 from coriolis.convert.text import shown
-from coriolis.errors import CoriolisError, Corrupt, TimedOut, Unavailable
+from coriolis.errors import CoriolisError, Corrupt, Throttled, TimedOut, Unavailable
 from coriolis.providers.block.calls import Calls
 from coriolis.providers.block.os_errors import from_os_error
 from coriolis.providers.block.raw_io import open_disk
@@ -34,6 +34,8 @@ READY_TIMEOUT_S = 600.0
 POLL_S = 0.5
 KEEP_ALIVE_S = 10.0
 """A lease ends after some 300 s without progress."""
+UNHEARD_S = 240.0
+"""So long the endpoint may be out of reach while its hosts take the disks."""
 ABORT_TIMEOUT_S = 30.0
 PARALLEL_DISKS = 4
 MAX_URLS = 256
@@ -153,9 +155,15 @@ class Import:
 
     async def _keep_alive(self, lease: str) -> None:
         total = sum(disk.size_bytes for disk in self._disks) or 1
+        heard = time.monotonic()
         while True:
             percent = min(99, 100 * sum(self._reached) // total)
-            await self._call(lease, lambda one, percent=percent: one.HttpNfcLeaseProgress(percent))
+            try:
+                await self._call(lease, lambda one, percent=percent: one.HttpNfcLeaseProgress(percent))
+                heard = time.monotonic()
+            except (Unavailable, TimedOut, Throttled):
+                if time.monotonic() - heard > UNHEARD_S:
+                    raise
             await asyncio.sleep(KEEP_ALIVE_S)
 
 

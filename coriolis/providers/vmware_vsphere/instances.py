@@ -61,7 +61,7 @@ class VsphereInstances:
         sizes = _sizes(request)
         place = await self._session.run(lambda content: self._prepared(content, request, sizes))
         self._warn_of_macs(request)
-        self._check_room(request, place, [capacity_of(size) for size in sizes])
+        self._check_room(place, [capacity_of(size) for size in sizes], at_once=not _is_thin(request))
 
     def _prepared(self, content: Any, request: InstanceRequest, sizes: list[int]) -> Place:
         """Where the machine goes, after a check that everything about it can be made. Blocking."""
@@ -86,8 +86,8 @@ class VsphereInstances:
                     "WARNING",
                 )
 
-    def _check_room(self, request: InstanceRequest, place: Place, needs: list[int]) -> None:
-        """``needs``: bytes of each disk. Too little is an error for disks that take all of it at once."""
+    def _check_room(self, place: Place, needs: list[int], *, at_once: bool) -> None:
+        """``needs``: bytes of each disk. Too little room is an error when all of it is taken ``at_once``."""
         needed: dict[str, int] = {}
         for store, need in zip(place.stores, needs, strict=False):  # a machine without disks still has a datastore
             needed[store.id] = needed.get(store.id, 0) + need
@@ -96,8 +96,8 @@ class VsphereInstances:
             if need <= store.free_bytes:
                 continue
             text = f"datastore {shown(store.name)} has {store.free_bytes} bytes left, the disks have {need}"
-            if request.environment.get("disk_allocation", "thin") != "thin":
-                raise QuotaExceeded(f"{text}: choose another datastore, or disk_allocation thin")
+            if at_once:
+                raise QuotaExceeded(f"{text}: free space, or choose another datastore or disk_allocation thin")
             self._tell(f"{text}; they are thin, and will fill it when they are written", "WARNING")
 
     async def create_instance(self, request: InstanceRequest) -> Instance:
@@ -123,8 +123,7 @@ class VsphereInstances:
         self._warn_of_macs(request)
         sizes = [size for _, size in files]
         data = await asyncio.to_thread(lambda: [os.stat(path).st_blocks * 512 for path, _ in files])
-        thin = request.environment.get("disk_allocation", "thin") == "thin"
-        self._check_room(request, place, data if thin else sizes)
+        self._check_room(place, data if _is_thin(request) else sizes, at_once=True)
         kind = wanted.controller_of(request.spec, request.environment.get("disk_controller", ""))
         places = wanted.disk_places(kind, len(files))
         disks = [DiskFile(*file, *at) for file, at in zip(files, places, strict=True)]
@@ -222,6 +221,10 @@ class VsphereInstances:
 def as_template(request: InstanceRequest) -> bool:
     """Whether a template is wanted: as the user says, else as the origin was one."""
     return bool(request.environment.get("as_template", request.spec.is_template))
+
+
+def _is_thin(request: InstanceRequest) -> bool:
+    return bool(request.environment.get("disk_allocation", "thin") == "thin")
 
 
 def _check_request(request: InstanceRequest) -> None:

@@ -10,6 +10,7 @@ pytest.importorskip("pyVmomi")
 
 from pyVmomi import vim
 
+from coriolis.convert.platforms import target_platform
 from coriolis.errors import Conflict, CoriolisError, Corrupt, InvalidInput, QuotaExceeded, Unsupported
 from coriolis.ids import new_id
 from coriolis.model.machine import Controller, Devices, Disk, MachineSpec, Nic
