@@ -15,7 +15,7 @@ from coriolis.providers.surroundings import Surroundings
 from coriolis.providers.vmware_vsphere.provider import VsphereProvider
 from tests.contract.case import SIZE, Destination, Origin, make_image, sample_disk
 from tests.contract.site import Site, guest_write, libvirt_site
-from tests.contract.vsphere import VSPHERE_ENVIRONMENT, machine_of_somebody, machine_runs
+from tests.contract.vsphere_destination import VSPHERE_ENVIRONMENT, machine_of_somebody, machine_runs
 from tests.contract.vsphere_origin import VSPHERE_ORIGINS, vsphere_origin
 from tests.lab.vcsim import Simulator, vcsim
 from tests.lab.vsphere_site import Site as VsphereSite

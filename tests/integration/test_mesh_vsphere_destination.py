@@ -8,7 +8,7 @@ from pathlib import Path
 from coriolis.providers.vmware_vsphere.provider import VsphereProvider
 from coriolis.rpc.gen.coriolis.v1 import job_pb2
 from tests.fault.mesh import Mesh, endpoint, summary
-from tests.integration.vsphere_site import MIB, datastore_directory
+from tests.integration.vsphere_import import MIB, datastore_directory
 from tests.lab.vcsim import vcsim
 
 SIZE = 20 * MIB + 512

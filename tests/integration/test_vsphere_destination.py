@@ -26,7 +26,7 @@ from coriolis.model.machine import Devices, Disk
 from coriolis.model.resource import ResourceKind
 from coriolis.providers.vmware_vsphere import disk_stream, disk_upload, import_lease, instances
 from coriolis.providers.vmware_vsphere.import_spec import IMPORTING, READY, marks_of
-from tests.integration.vsphere_site import (
+from tests.integration.vsphere_import import (
     MIB,
     Told,
     config_of,
@@ -52,7 +52,7 @@ def of_kind(config: dict[str, Any], kind: Any) -> list[Any]:
 
 
 def uploading_child(given: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "tests.integration.vsphere_site", given])
+    return subprocess.Popen([sys.executable, "-m", "tests.integration.vsphere_import", given])
 
 
 async def arrived(simulator: Simulator, config: dict[str, Any]) -> list[bytes]:

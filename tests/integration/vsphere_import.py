@@ -1,6 +1,6 @@
 """A machine on its way to a simulated vCenter: staged disks, the request, what arrived. Also a child to be killed.
 
-``python -m tests.integration.vsphere_site <json>`` uploads slowly until it is killed.
+``python -m tests.integration.vsphere_import <json>`` uploads slowly until it is killed.
 """
 
 from __future__ import annotations
