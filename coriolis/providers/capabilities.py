@@ -22,5 +22,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     starts_instances: bool = False
     proof_of_boot: bool = False
     """A machine can be started for a look before it is made."""
+    staged_volumes: bool = False
+    """Volumes are copies on the agent's own storage: not needed any more when the machine stands."""
     target_platform: str = "kvm"
     """Names the driver table conversion uses for guests that will run here."""

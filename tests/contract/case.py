@@ -58,3 +58,4 @@ class Destination:
     foreign_instance: Callable[[str], None]
     network_map: dict[str, str] = field(default_factory=dict)
     is_running: Callable[[str], Awaitable[bool]] | None = None
+    surroundings: Surroundings = NOTHING
