@@ -1,6 +1,7 @@
 """One run of ours, in a process of its own: ``python -m bench.vsphere.ours WHAT CONNECTION_INFO`` prints one JSON line.
 
-The clock starts when the provider is connected and its modules are loaded, as it is in a task; it stops with the last byte.
+The clock starts when the provider is connected and its modules are loaded, as it is in a task, and stops with the last
+byte.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The peer: decodes a stream-optimised VMDK from standard input with zlib, on one thread, and drops what comes out.
 
-What one would write in an afternoon: buffered input, one grain after the other. Prints the decoded bytes to standard error.
+What one would write in an afternoon: buffered input, one grain after the other. Prints the decoded bytes to standard
+error.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from coriolis.errors import (
     Unavailable,
 )
 from coriolis.providers.block.ranges import check_transfer
-from coriolis.providers.vmware_vsphere.range_loops import Answer, Job, RangeLoops, Target
+from coriolis.providers.vmware_vsphere.range_loops import RangeLoops, Target
 
 CONNECTIONS = 4
 BLOCK_SIZE = 65536
@@ -79,7 +79,7 @@ class FolderReader:
         for attempt in range(1, attempts + 1):
             cookie = self._cookie
             try:
-                return await self._once(Job(offset, length, cookie))
+                return await self._once(offset, length, cookie)
             except Denied:
                 if renewed:
                     raise  # it is not the session: the rights are not there
@@ -92,10 +92,10 @@ class FolderReader:
             pause = min(MAX_PAUSE_S, 2 * pause)
         raise Unavailable(f"datastore of {self._endpoint.where}: no answer in {attempts} attempts")
 
-    async def _once(self, job: Job) -> bytes:
+    async def _once(self, offset: int, length: int, cookie: str) -> bytes:
         where = self._endpoint.where
         try:
-            answer: Answer = await asyncio.wrap_future(self._loops.submit(job))
+            answer = await self._loops.get(offset, length, cookie)
         except (Unavailable, TimedOut) as error:
             raise type(error)(f"datastore of {where}: {error.message}") from error
         if answer.status != http.client.PARTIAL_CONTENT:
@@ -119,7 +119,7 @@ class FolderReader:
             raise Corrupt(f"the extent on {where.where} has {stated[:20]} bytes, not {self._size}")
 
     async def close(self) -> None:
-        await asyncio.shield(asyncio.to_thread(self._loops.close))
+        await asyncio.shield(self._loops.close())
 
 
 async def open_folder(endpoint: Endpoint, path: str, size: int, connections: int = CONNECTIONS) -> FolderReader:
