@@ -84,6 +84,14 @@ contract: setup ## every provider against the one suite
 integration: setup ## real etcd, libvirt, QEMU, libguestfs, whole meshes
 	$(PYTEST) tests/integration
 
+VSPHERE_TESTS := $(wildcard tests/unit/providers/test_vsphere_*.py tests/unit/providers/test_stream_*.py \
+  tests/integration/test_vsphere_*.py tests/integration/test_mesh_vsphere*.py tests/fault/test_vsphere_*.py)
+
+.PHONY: test-vsphere
+test-vsphere: setup ## the vSphere provider against govmomi's simulated vCenter, a booting guest and kills included
+	$(PYTEST) $(VSPHERE_TESTS) tests/unit/providers/test_connection_slots.py
+	$(PYTEST) tests/contract -k vsphere
+
 .PHONY: api
 api: setup ## REST, the published client, the CLI
 	$(PYTEST) tests/api
