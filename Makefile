@@ -51,6 +51,14 @@ $(STUBS): $(PROTOS) tools/generate_stubs.py $(VENV)/.made
 	$(PY) tools/generate_stubs.py
 	touch $@
 
+.PHONY: openstack-lab
+openstack-lab: setup ## Debian packages of a whole OpenStack for tests/lab/openstack; three minutes once
+	@tools/setup_system openstack
+
+.PHONY: keystone-lab
+keystone-lab: setup
+	@tools/setup_system keystone
+
 # `npm install`, not `npm ci`: that insists on optional packages of other platforms, which not every mirror carries
 $(BUF): package.json package-lock.json | system
 	npm install --no-save --no-audit --no-fund --ignore-scripts --loglevel=error
@@ -69,7 +77,7 @@ demo: setup ## move a running guest from one libvirt to another through the REST
 # ---- check it -----------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: lint types protos ## everything CI runs: lint, types, protos, then all tests
+test: lint types protos keystone-lab ## everything CI runs: lint, types, protos, then all tests
 	$(PYTEST) $(SUITES)
 
 .PHONY: test-unit
@@ -81,11 +89,11 @@ contract: setup ## every provider against the one suite
 	$(PYTEST) tests/contract
 
 .PHONY: integration
-integration: setup ## real etcd, libvirt, QEMU, libguestfs, whole meshes
+integration: keystone-lab ## real etcd, libvirt, QEMU, libguestfs, whole meshes
 	$(PYTEST) tests/integration
 
 .PHONY: api
-api: setup ## REST, the published client, the CLI
+api: keystone-lab ## REST, the published client, the CLI
 	$(PYTEST) tests/api
 
 .PHONY: lab
