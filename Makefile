@@ -41,7 +41,7 @@ system:
 
 $(VENV)/.made: pyproject.toml constraints.txt | system
 	[ -x $(PY) ] || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[gateway,etcd,vsphere,dev]'
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[gateway,etcd,vsphere,openstack,dev]'
 	touch $@
 
 .PHONY: stubs

@@ -22,5 +22,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     starts_instances: bool = False
     proof_of_boot: bool = False
     """A machine can be started for a look before it is made."""
+    takes_tokens: bool = False
+    """Works with a Keystone token of the caller's cloud: ``coriolis.keystone.given_token`` says in which members."""
     target_platform: str = "kvm"
     """Names the driver table conversion uses for guests that will run here."""
