@@ -19,8 +19,8 @@ from coriolis.model.job import Migration
 
 log = structlog.get_logger(__name__)
 
-SWEEP_S = 20.0
-GRACE_S = 45.0
+SWEEP_S = 10.0
+GRACE_S = 30.0
 """How long a trust may be without use: the gateway makes it right before the job, or before a verification of an ended
 one. Both together keep the promise of 120 s."""
 MAX_REMOVED_AT_ONCE = 200

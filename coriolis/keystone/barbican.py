@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from barbicanclient import exceptions as barbican_exceptions
-from barbicanclient.v1 import client
+from barbicanclient.client import Client
 from keystoneauth1 import session
 
 from coriolis.errors import CredentialsLost, Denied, InvalidInput, NotFound, Unavailable
@@ -38,8 +38,8 @@ def read_secret(used: session.Session, reference: str, region: str, interface: s
         if not endpoint:
             raise Unavailable("the catalog names no Barbican (key-manager), so no secret can be read")
         try:
-            barbican = client.Client(session=used, **where)
-            payload = barbican.secrets.get(f"{endpoint.rstrip('/')}/v1/secrets/{secret_id}").payload
+            barbican = Client("v1", session=used, **where)
+            payload = barbican.secrets.get(f"{endpoint.rstrip('/').removesuffix('/v1')}/v1/secrets/{secret_id}").payload
         except barbican_exceptions.HTTPClientError as refused:
             match refused.status_code:
                 case 401:

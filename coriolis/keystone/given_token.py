@@ -13,8 +13,27 @@ from typing import Any
 from keystoneauth1 import access, exceptions, session
 from keystoneauth1.identity.base import BaseIdentityPlugin
 
+from coriolis.errors import CredentialsLost
+from coriolis.keystone.bounded_http import bounded_session
+
+TIMEOUT_S = 60.0
+"""Of one request; the services behind it are slower than Keystone."""
 ASK_AGAIN_S = 120
 """Before a token's end a new one is asked for."""
+
+
+def given_session(
+    info: Mapping[str, Any], renew: Callable[[], Mapping[str, Any]] | None, **options: Any
+) -> session.Session:
+    """A session for openstacksdk and the like; ``options`` of keystoneauth's Session, such as ``verify``.
+
+    A 401 that it raises although the plugin asked anew is CredentialsLost: say so to the mesh, and the job waits.
+    """
+    return session.Session(
+        auth=GivenToken(info, renew),
+        session=bounded_session(),
+        **{"timeout": TIMEOUT_S, "user_agent": "coriolis", **options},
+    )
 
 
 class GivenToken(BaseIdentityPlugin):
@@ -33,7 +52,7 @@ class GivenToken(BaseIdentityPlugin):
         self._guard = threading.Lock()
 
     def get_auth_ref(self, session: session.Session, **kwargs: Any) -> access.AccessInfoV3:
-        """Raises keystoneauth's exceptions, and errors of ours from ``renew``."""
+        """Raises CredentialsLost when the token is refused, what ``renew`` raises, and keystoneauth's exceptions."""
         with self._guard:
             info, self._info = self._info, None
         if info is None or self._ends_soon(info):
@@ -42,7 +61,10 @@ class GivenToken(BaseIdentityPlugin):
             info = self._renew()
         url = f"{self._identity_url}/auth/catalog"
         headers = {"X-Auth-Token": info["token"], "Accept": "application/json"}
-        answer = session.get(url, headers=headers, authenticated=False, log=False)
+        try:
+            answer = session.get(url, headers=headers, authenticated=False, log=False)
+        except (exceptions.Unauthorized, exceptions.Forbidden, exceptions.NotFound) as refused:
+            raise CredentialsLost("Keystone refuses the token that the job was given") from refused
         try:
             catalog = answer.json()["catalog"]
         except (ValueError, KeyError, TypeError) as broken:
