@@ -59,6 +59,7 @@ class KeystoneMesh:
     delegations: Delegations
     url: str
     log: Path
+    gateway_pid: int
 
     def client(self, who: Account, **auth: Any) -> httpx.Client:
         """Below ``/v1/<project>``, with a fresh token."""
@@ -89,13 +90,13 @@ class KeystoneMesh:
 
 
 @asynccontextmanager
-async def keystone_mesh(cloud: Cloud, directory: Path) -> AsyncIterator[KeystoneMesh]:
-    """Coordinator, two agents and a gateway as processes."""
+async def keystone_mesh(cloud: Cloud, directory: Path, *packages: Path) -> AsyncIterator[KeystoneMesh]:
+    """Coordinator, two agents and a gateway as processes; ``packages``: more folders with providers."""
     extra = directory / "site-packages"
     install_provider(extra)
     service = cloud.account("service")
     settings = keystone_settings(cloud, service, directory)
-    pythonpath = f"{extra}:{ROOT}"
+    pythonpath = ":".join(map(str, (extra, *packages, ROOT)))
     async with Mesh(
         directory / "mesh",
         environ={"PYTHONPATH": pythonpath},
@@ -122,7 +123,7 @@ async def keystone_mesh(cloud: Cloud, directory: Path) -> AsyncIterator[Keystone
         account = ServiceAccount(_config(settings))
         try:
             await _answers(f"http://{listen}/healthz", log)
-            yield KeystoneMesh(mesh, cloud, service, Delegations(account), f"http://{listen}", log)
+            yield KeystoneMesh(mesh, cloud, service, Delegations(account), f"http://{listen}", log, gateway.pid)
         finally:
             account.close()
             gateway.terminate()

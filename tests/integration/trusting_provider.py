@@ -50,7 +50,7 @@ class TrustingProvider(ImageProvider):
                 )
             except exceptions.Unauthorized as refused:
                 raise CredentialsLost("Barbican refuses the token") from refused
-            return json.loads(payload.text)
+            return {"path": json.loads(payload.text)["path"]}
 
         async with super().connect(await asyncio.to_thread(place)) as connection:
             yield connection

@@ -14,6 +14,7 @@ from coriolis.errors import Denied
 from coriolis.providers.base import Connection, JsonSchema
 from coriolis.providers.image.provider import ImageProvider
 from coriolis.providers.image.schemas import CONNECTION
+from coriolis.providers.surroundings import NOTHING, Surroundings
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,9 @@ class CanaryProvider(ImageProvider):
         }
         return {**CONNECTION, "properties": members, "required": ["path", "password", "phrase"]}
 
-    def connect(self, connection_info: Mapping[str, Any]) -> AbstractAsyncContextManager[Connection]:
+    def connect(
+        self, connection_info: Mapping[str, Any], surroundings: Surroundings = NOTHING
+    ) -> AbstractAsyncContextManager[Connection]:
         password, phrase = connection_info["password"], connection_info["phrase"]
         log.info("connecting", url=f"https://user:{password}@cloud/", info=dict(connection_info), phrase=phrase)
         logging.getLogger("some.sdk").warning("request body: %s", json.dumps({"auth": [password, phrase]}))
