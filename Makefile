@@ -82,7 +82,7 @@ test: lint types protos keystone-lab ## everything CI runs: lint, types, protos,
 
 .PHONY: test-unit
 test-unit: setup ## no network, no root, a minute
-	$(PY) -m pytest tests/unit tests/security
+	$(PY) -m pytest -m "not full and not lab" tests/unit tests/security
 
 .PHONY: contract
 contract: setup ## every provider against the one suite
