@@ -41,7 +41,7 @@ system:
 
 $(VENV)/.made: pyproject.toml constraints.txt | system
 	[ -x $(PY) ] || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[gateway,etcd,vsphere,dev]'
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[gateway,etcd,vsphere,openstack,dev]'
 	touch $@
 
 .PHONY: stubs
@@ -50,6 +50,14 @@ stubs: setup ## Python code of protos/, made again only when they changed
 $(STUBS): $(PROTOS) tools/generate_stubs.py $(VENV)/.made
 	$(PY) tools/generate_stubs.py
 	touch $@
+
+.PHONY: openstack-lab
+openstack-lab: setup ## Debian packages of a whole OpenStack for tests/lab/openstack; three minutes once
+	@tools/setup_system openstack
+
+.PHONY: keystone-lab
+keystone-lab: setup
+	@tools/setup_system keystone
 
 # `npm install`, not `npm ci`: that insists on optional packages of other platforms, which not every mirror carries
 $(BUF): package.json package-lock.json | system
@@ -69,19 +77,19 @@ demo: setup ## move a running guest from one libvirt to another through the REST
 # ---- check it -----------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: lint types protos ## everything CI runs: lint, types, protos, then all tests
+test: lint types protos keystone-lab ## everything CI runs: lint, types, protos, then all tests
 	$(PYTEST) $(SUITES)
 
 .PHONY: test-unit
 test-unit: setup ## no network, no root, a minute
-	$(PY) -m pytest tests/unit tests/security
+	$(PY) -m pytest -m "not full and not lab" tests/unit tests/security
 
 .PHONY: contract
 contract: setup ## every provider against the one suite
 	$(PYTEST) tests/contract
 
 .PHONY: integration
-integration: setup ## real etcd, libvirt, QEMU, libguestfs, whole meshes
+integration: keystone-lab ## real etcd, libvirt, QEMU, libguestfs, whole meshes
 	$(PYTEST) tests/integration
 
 VSPHERE_TESTS := $(wildcard tests/unit/providers/test_vsphere_*.py tests/unit/providers/test_stream_*.py \
@@ -93,7 +101,7 @@ test-vsphere: setup ## the vSphere provider against govmomi's simulated vCenter,
 	$(PYTEST) tests/contract -k vsphere
 
 .PHONY: api
-api: setup ## REST, the published client, the CLI
+api: keystone-lab ## REST, the published client, the CLI
 	$(PYTEST) tests/api
 
 .PHONY: lab

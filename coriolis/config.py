@@ -31,8 +31,38 @@ class EtcdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password_file: str = ""
 
 
+class KeystoneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The service's own account at Keystone, used by no other mesh: trusts for it that no job knows are deleted.
+
+    ``auth_url``: with ``/v3``. ``password_file``: mode 0600. ``interface``: of the catalog, what coordinators reach.
+    ``ca_file``: for a CA that the system does not know. ``trust_days``: a job that outlives them waits
+    for new credentials.
+    """
+
+    auth_url: str
+    username: str = "coriolis"
+    password_file: str = "keystone.password"
+    project_name: str = "service"
+    user_domain_name: str = "Default"
+    project_domain_name: str = "Default"
+    region_name: str = ""
+    interface: Literal["public", "internal", "admin"] = "public"
+    ca_file: str = ""
+    trust_days: int = 30
+
+    def __post_init__(self) -> None:
+        if not self.auth_url.startswith(("http://", "https://")) or not self.auth_url.rstrip("/").endswith("/v3"):
+            raise InvalidInput(f"keystone.auth_url is {self.auth_url!r}; it must be http(s)://.../v3")
+        if not 1 <= self.trust_days <= 365:
+            raise InvalidInput(f"keystone.trust_days is {self.trust_days}; 1 to 365 are possible")
+
+
 class CoordinatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``listen``: host:port of gRPC. ``advertise``: what others dial (default: ``listen``)."""
+    """``listen``: host:port of gRPC. ``advertise``: what others dial (default: ``listen``).
+
+    ``keystone``: the same account as the gateways'. ``secret_store``: what ``secret_id`` names; ``barbican`` needs
+    ``keystone``.
+    """
 
     id: str = ""
     listen: str = "127.0.0.1:7668"
@@ -41,7 +71,13 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     secret_key_file: str = "secret.key"
     secrets_dir: str = "secrets"
     metrics_listen: str = ""
+    secret_store: Literal["embedded", "barbican"] = "embedded"
+    keystone: KeystoneConfig | None = None
     etcd: EtcdConfig = EtcdConfig()
+
+    def __post_init__(self) -> None:
+        if self.secret_store == "barbican" and self.keystone is None:
+            raise InvalidInput('secret_store = "barbican" needs the table [keystone]')
 
 
 class OfferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

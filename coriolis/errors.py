@@ -122,6 +122,15 @@ class StaleGeneration(CoriolisError):
     http_status = 409
 
 
+class CredentialsLost(CoriolisError):
+    """What a job was given to act for its owner works no more; it waits until it is given new credentials."""
+
+    code = "credentials_lost"
+    retryable = True
+    grpc_status = "FAILED_PRECONDITION"
+    http_status = 409
+
+
 class Unsupported(CoriolisError):
     """The provider, format or guest cannot do this at all."""
 

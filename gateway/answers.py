@@ -180,6 +180,7 @@ class Migration(Row):
     disks: list[Disk]
     progress: JobProgress | None
     residue: list[str]
+    waiting_for: str | None
 
 
 class MigrationAnswer(Answer):

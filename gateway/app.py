@@ -16,14 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from coriolis import __version__
-from coriolis.errors import CoriolisError, Unauthenticated, Unavailable
+from coriolis.errors import CoriolisError, InvalidInput, Unauthenticated, Unavailable
 from coriolis.observability.metrics import Metrics
 from coriolis.rpc.leader import LeaderClient
 from coriolis.rpc.tls import TlsFiles
 from gateway.backend import MeshBackend
 from gateway.edge import Edge, add_standard_headers
 from gateway.embedded_identity import EmbeddedIdentity
-from gateway.identity import TokenValidator
+from gateway.identity import Delegator, TokenValidator
 from gateway.problems import RESOURCE_NOT_FOUND, UNEXPECTED, from_error, problem, unauthorized, validation_message
 from gateway.routes import (
     events,
@@ -49,8 +49,12 @@ BACKLOG = 256
 DESCRIPTION = "Migrate virtual machines between clouds. Errors, deviations and examples: docs/api.md."
 
 
-def build_app(settings: GatewayConfig, backend: MeshBackend, validator: TokenValidator) -> FastAPI:
+def build_app(
+    settings: GatewayConfig, backend: MeshBackend, validator: TokenValidator, delegator: Delegator | None = None
+) -> FastAPI:
     """The application. With the embedded identity as validator it also serves ``/v3``."""
+    keystone = settings.keystone if settings.auth == "keystone" else None
+    identity_url = keystone.auth_url if keystone else f"{settings.base_url()}/v3"
     app = FastAPI(
         title="Coriolis",
         version=__version__,
@@ -62,6 +66,7 @@ def build_app(settings: GatewayConfig, backend: MeshBackend, validator: TokenVal
     metrics = Metrics()
     app.state.backend = backend
     app.state.identity = validator
+    app.state.delegator = delegator
     app.state.base_url = settings.base_url()
     app.state.streams = events.StreamCount()
     app.state.metrics = metrics
@@ -79,8 +84,8 @@ def build_app(settings: GatewayConfig, backend: MeshBackend, validator: TokenVal
         app.include_router(router)
     if isinstance(validator, EmbeddedIdentity):
         app.include_router(identity.router)
-    _describe_failures(app, f"{settings.base_url()}/v3")
-    app.add_middleware(Edge, identity=validator, identity_url=f"{settings.base_url()}/v3", metrics=metrics)
+    _describe_failures(app, identity_url)
+    app.add_middleware(Edge, identity=validator, identity_url=identity_url, metrics=metrics)
     _without_default_422(app)
     return app
 
@@ -157,11 +162,10 @@ async def serve(config: GatewayConfig) -> None:
     """Run a gateway until it is cancelled; open requests then get 3 s. Raises InvalidInput for broken files,
     Unavailable when the address is taken.
     """
-    signer = TokenSigner.from_key_file(Path(config.token_key_file))
-    validator = EmbeddedIdentity(Path(config.users_file), signer, config.token_ttl_s)
+    validator, delegator = _identity(config)
     backend = MeshBackend(LeaderClient(config.coordinators, TlsFiles.in_directory(Path(config.tls_dir))))
     log.info("gateway starts", address=config.listen, coordinators=config.coordinators)
-    server = make_server(build_app(config, backend, validator), config)
+    server = make_server(build_app(config, backend, validator, delegator), config)
     # signals are the caller's: it cancels this
     server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]
     running = asyncio.create_task(_run(server, config.listen), name="http-server")
@@ -173,6 +177,21 @@ async def serve(config: GatewayConfig) -> None:
         raise
     finally:
         await backend.close()
+
+
+def _identity(config: GatewayConfig) -> tuple[TokenValidator, Delegator | None]:
+    """Raises InvalidInput, also when Keystone is wanted without its libraries."""
+    if config.auth == "embedded":
+        signer = TokenSigner.from_key_file(Path(config.token_key_file))
+        return EmbeddedIdentity(Path(config.users_file), signer, config.token_ttl_s), None
+    assert config.keystone is not None, "checked by the configuration"
+    try:
+        from coriolis.keystone.service_account import ServiceAccount
+        from gateway.keystone_identity import KeystoneIdentity
+    except ModuleNotFoundError as missing:
+        raise InvalidInput(f'auth = "keystone": {missing}; install coriolis-mesh[openstack]') from missing
+    keystone = KeystoneIdentity(ServiceAccount(config.keystone))
+    return keystone, keystone
 
 
 async def _run(server: uvicorn.Server, listen: str) -> None:

@@ -95,6 +95,11 @@ class MeshBackend:
         request = job_pb2.CancelMigrationRequest(project_id=project_id, migration_id=migration_id, force=force)
         await self._leader.call(lambda channel: _jobs(channel).CancelMigration, request, repeatable=True)
 
+    async def renew_credentials(self, project_id: str, migration_id: str, trust_id: str) -> None:
+        """Conflict when it uses no trust. The last one given counts, so it is repeatable."""
+        request = job_pb2.RenewCredentialsRequest(project_id=project_id, migration_id=migration_id, trust_id=trust_id)
+        await self._leader.call(lambda channel: _jobs(channel).RenewCredentials, request, repeatable=True)
+
     async def delete_migration(self, project_id: str, migration_id: str) -> None:
         """Conflict unless it has ended."""
         request = job_pb2.DeleteMigrationRequest(project_id=project_id, migration_id=migration_id)

@@ -24,6 +24,7 @@ RULES: Mapping[str, frozenset[str]] = MappingProxyType(
         "migration:migrations:watch": READERS,
         "migration:migrations:cancel": WRITERS,
         "migration:migrations:delete": WRITERS,
+        "migration:migrations:renew_credentials": WRITERS,
         "migration:migrations:verify": WRITERS,
         "migration:migrations:show_verification": READERS,
         "migration:inspections:create": WRITERS,

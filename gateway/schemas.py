@@ -53,7 +53,8 @@ ProviderType = Annotated[str, Field(min_length=1, max_length=MAX_TYPE_CHARS, exa
 ConnectionInfo = Annotated[
     JsonObject | None,
     Field(
-        description='How to reach the cloud, by the provider\'s schema; or {"secret_id": ID} of a stored secret',
+        description='How to reach the cloud, by the provider\'s schema; or {"secret_id": ID} or '
+        '{"secret_ref": URL} of a stored secret; with Keystone, empty means the cloud that gave the token',
         examples=[{"secret_id": "0a0a0a0a-0000-4000-8000-000000000001"}],
     ),
 ]
@@ -213,6 +214,9 @@ class ActionBody(Strict):
         return body
 
     cancel: CancelArguments | None = None
+    renew_credentials: None = Field(
+        default=None, description="The caller's token replaces what the migration was given to act for its owner"
+    )
     verify: VerifyArguments | None = Field(
         default=None, description="Re-read the finished volumes against their manifests, whole or a sample"
     )

@@ -21,7 +21,9 @@ EPOCH = "1970-01-01T00:00:00.000000"
 TRANSFER_IMPORT, TRANSFER_EXPORT, ENDPOINT, OS_MORPHING = 4, 8, 16, 64
 
 
-def create_request(caller: Caller, body: MigrationIn, request_id: str) -> job_pb2.CreateMigrationRequest:
+def create_request(
+    caller: Caller, body: MigrationIn, request_id: str, trust_id: str = ""
+) -> job_pb2.CreateMigrationRequest:
     """The creation that ``body`` asks for, in the caller's project."""
     request = job_pb2.CreateMigrationRequest(
         project_id=caller.project_id,
@@ -36,6 +38,7 @@ def create_request(caller: Caller, body: MigrationIn, request_id: str) -> job_pb
         skip_os_morphing=body.skip_os_morphing or False,
         notes=body.notes or "",
         user_scripts_json=json.dumps(body.user_scripts) if body.user_scripts else "",
+        trust_id=trust_id,
     )
     if body.shutdown_instances is not None:
         request.shutdown_instances = body.shutdown_instances
@@ -97,6 +100,7 @@ def migration(message: job_pb2.Migration, *, with_tasks: bool = True) -> Documen
         "disks": [disk(one) for one in message.disks] if with_tasks else [],
         "progress": job_progress(message.disks) if with_tasks and message.disks else None,
         "residue": list(message.residue),
+        "waiting_for": message.waiting_for or None,
         **_row(message.created_at, message.updated_at),
     }
 
@@ -200,7 +204,7 @@ def _ratio(before: int, after: int) -> float | None:
     return round(before / after, 3) if after else None
 
 
-def inspection_request(caller: Caller, body: InspectionIn) -> job_pb2.StartInspectionRequest:
+def inspection_request(caller: Caller, body: InspectionIn, trust_id: str = "") -> job_pb2.StartInspectionRequest:
     """The inspection that ``body`` asks for, in the caller's project."""
     return job_pb2.StartInspectionRequest(
         project_id=caller.project_id,
@@ -209,6 +213,7 @@ def inspection_request(caller: Caller, body: InspectionIn) -> job_pb2.StartInspe
         instance=body.instance,
         target_platform=body.target_platform or "",
         conversion_json=json.dumps(body.conversion) if body.conversion else "",
+        trust_id=trust_id,
     )
 
 

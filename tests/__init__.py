@@ -1,0 +1,1 @@
+import coriolis.keystone  # noqa: F401  # before anything imports keystoneauth1

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator
+import shutil
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.lab.openstack_site import Cloud
 
 # A gate must judge the change, not the draw: CI repeats one series of examples, everybody else draws new ones.
 # How long one example takes says nothing on machines that are shared.
@@ -37,3 +42,14 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def identity_cloud() -> Iterator[Cloud]:
+    """A real Keystone and Barbican, one for the whole run."""
+    if os.geteuid() != 0 or not shutil.which("keystone-manage", path="/usr/bin"):
+        pytest.skip("needs root and a Keystone: tools/setup_system keystone")
+    from tests.lab.openstack_site import openstack_site
+
+    with openstack_site("keystone", "barbican") as cloud:
+        yield cloud

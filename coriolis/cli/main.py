@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("coriolis.cli.agents:agent", "Run an agent, or list agents."),
     "coordinator": ("coriolis.cli.coordinators:coordinator", "Run a coordinator, or list coordinators."),
     "gateway": ("coriolis.cli.gateway_role:gateway", "Run a REST gateway."),
+    "catalog": ("coriolis.cli.catalog:catalog", "Enter the service into Keystone's catalog, or take it out."),
     "user": ("coriolis.cli.users:user", "Keep the users file of the embedded identity."),
     "pki": ("coriolis.cli.pki:pki", "Make the mesh's CA and certificates."),
     "completion": ("coriolis.cli.completion:completion", "Print a script that completes commands in a shell."),

@@ -73,12 +73,15 @@ def api_options(function: Function) -> Function:
 @contextmanager
 def api_from_options(given: Mapping[str, str | None]) -> Iterator[Api]:
     """A logged-in ``Api`` by the values of ``api_options``. A usage error names the one that is missing."""
+    with open_api(_account(given)) as api:
+        yield api
+
+
+def _account(given: Mapping[str, str | None]) -> Account:
     for name, variable, _ in _OPTIONS[:4]:
         if not given[f"os_{name}"]:
             raise click.UsageError(f"{variable} is not set, nor --os-{name.replace('_', '-')} given.")
-    account = {name.removeprefix("os_"): value for name, value in given.items() if value}
-    with open_api(Account(**account)) as api:
-        yield api
+    return Account(**{name.removeprefix("os_"): value for name, value in given.items() if value})
 
 
 class Api:
@@ -141,15 +144,31 @@ def read_events(lines: Iterator[str]) -> Iterator[tuple[str, Document]]:
 @contextmanager
 def open_api(account: Account) -> Iterator[Api]:
     """Log in; the token lives in memory only. Raises HttpFailure."""
-    with httpx.Client(timeout=TIMEOUT_S) as http:
-        root = account.auth_url.rstrip("/").removesuffix("/v3")
-        with _reaching(root):
-            answer = http.post(f"{root}/v3/auth/tokens", json={"auth": _login(account)})
-        token = _checked(answer).get("token", {})
-        base_url = _endpoint(token)
+    with _logged_in(account) as (http, _, token, described):
+        base_url = _endpoint(described)
         if not base_url:
-            raise HttpFailure("the identity's catalog has no service of type migration", answer.status_code)
-        yield Api(http, base_url.rstrip("/"), answer.headers["X-Subject-Token"])
+            raise HttpFailure(
+                "the identity's catalog has no service of type migration ('coriolis catalog register' makes it)", 200
+            )
+        yield Api(http, base_url.rstrip("/"), token)
+
+
+@contextmanager
+def open_identity(given: Mapping[str, str | None]) -> Iterator[Api]:
+    """Keystone's own API below ``/v3``, by the values of ``api_options``."""
+    with _logged_in(_account(given)) as (http, url, token, _):
+        yield Api(http, url, token)
+
+
+@contextmanager
+def _logged_in(account: Account) -> Iterator[tuple[httpx.Client, str, str, Document]]:
+    """HTTP, the identity's URL, the token and its description."""
+    with httpx.Client(timeout=TIMEOUT_S) as http:
+        url = f"{account.auth_url.rstrip('/').removesuffix('/v3')}/v3"
+        with _reaching(url):
+            answer = http.post(f"{url}/auth/tokens", json={"auth": _login(account)})
+        described = _checked(answer).get("token", {})
+        yield http, url, answer.headers["X-Subject-Token"], described
 
 
 def _login(account: Account) -> Document:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from coriolis import __version__
 from coriolis.clock import SystemClock
-from coriolis.config import CoordinatorConfig, default_id
+from coriolis.config import CoordinatorConfig, KeystoneConfig, default_id
 from coriolis.coordinator import keys
 from coriolis.coordinator.agent_watch import check_lost_agents, follow_agents
 from coriolis.coordinator.bandwidth import Bandwidth
@@ -28,9 +29,10 @@ from coriolis.coordinator.leadership import LeadershipTerm, leader_changes
 from coriolis.coordinator.progress import ProgressBoard
 from coriolis.coordinator.sessions import Sessions
 from coriolis.coordinator.transfer_metrics import TransferCollector
+from coriolis.coordinator.trust_sweep import TrustSweep
 from coriolis.coordinator.vault import Vault
 from coriolis.coordinator.verification import Verifications
-from coriolis.errors import Unavailable
+from coriolis.errors import InvalidInput, Unavailable
 from coriolis.etcd.client import EtcdClient
 from coriolis.etcd.connect import connect
 from coriolis.etcd.lease import announce
@@ -49,6 +51,9 @@ from coriolis.rpc.server import build_server
 from coriolis.rpc.tls import TlsFiles
 from coriolis.security.secrets import FileSecretStore, SecretBox
 
+if TYPE_CHECKING:
+    from coriolis.keystone.trusts import Delegations
+
 log = structlog.get_logger(__name__)
 
 COORDINATOR_TTL_S = 15
@@ -63,6 +68,16 @@ POLICY: dict[str, tuple[Role, ...]] = {
     "/coriolis.v1.ClusterService/GetLeader": ("gateway", "operator", "client", "agent", "coordinator"),
     "/coriolis.v1.AgentControlService/": ("agent",),
 }
+
+
+def _delegations(config: KeystoneConfig) -> Delegations:
+    """Raises InvalidInput, also when the libraries are absent."""
+    try:
+        from coriolis.keystone.service_account import ServiceAccount
+        from coriolis.keystone.trusts import Delegations
+    except ModuleNotFoundError as missing:
+        raise InvalidInput(f"[keystone]: {missing}; install coriolis-mesh[openstack]") from missing
+    return Delegations(ServiceAccount(config))
 
 
 class Coordinator:
@@ -82,11 +97,12 @@ class Coordinator:
             "Limit in force now; +Inf is none; only the leader shows it",
             ("scope", "name"),
         )
-        self._vault = Vault(
-            box := SecretBox.from_key_file(Path(config.secret_key_file)),
-            store := FileSecretStore(Path(config.secrets_dir), box),
-        )
-        self._secrets = store
+        box = SecretBox.from_key_file(Path(config.secret_key_file))
+        store = FileSecretStore(Path(config.secrets_dir), box)
+        self._trusts = _delegations(config.keystone) if config.keystone else None
+        barbican = config.secret_store == "barbican"
+        self._vault = Vault(box, store, self._trusts, barbican=barbican)
+        self._secrets = None if barbican else store
 
     async def serve(self) -> None:
         """Run until cancelled."""
@@ -196,6 +212,8 @@ class Coordinator:
                 group.create_task(sessions.roads.serve(driver.all_runs))
                 group.create_task(Janitor(driver).serve())
                 group.create_task(bandwidth.serve())
+                if self._trusts is not None:
+                    group.create_task(TrustSweep(self._trusts, self._vault, driver, clock).serve())
                 self._gate.open(
                     {
                         "jobs": JobService(

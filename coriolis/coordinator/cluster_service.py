@@ -14,6 +14,7 @@ from coriolis.coordinator.job_service import check_project
 from coriolis.coordinator.leadership import current_leader
 from coriolis.coordinator.link_view import Limit, links, no_limit
 from coriolis.coordinator.sessions import Sessions
+from coriolis.errors import Unsupported
 from coriolis.etcd.client import EtcdClient
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2 as pb
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2_grpc, endpoint_pb2, endpoint_pb2_grpc
@@ -70,8 +71,15 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
 class SecretService(endpoint_pb2_grpc.SecretServiceServicer):
     """Payloads go in and never come out again, except to the agent that works with them."""
 
-    def __init__(self, store: SecretStore) -> None:
-        self._store = store
+    def __init__(self, store: SecretStore | None) -> None:
+        """None: secrets are kept elsewhere, and every call says so."""
+        self._kept = store
+
+    @property
+    def _store(self) -> SecretStore:
+        if self._kept is None:
+            raise Unsupported("secrets are kept in Barbican here; use its API, e.g. 'openstack secret store'")
+        return self._kept
 
     async def PutSecret(
         self, request: endpoint_pb2.PutSecretRequest, context: Context

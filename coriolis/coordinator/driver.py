@@ -28,7 +28,7 @@ from coriolis.coordinator.events import (
 from coriolis.coordinator.placement import NotPlaced
 from coriolis.coordinator.scheduler import step
 from coriolis.coordinator.store import JobStore, StoredRun
-from coriolis.errors import CoriolisError, NotFound, StaleEpoch, Unavailable
+from coriolis.errors import CoriolisError, CredentialsLost, NotFound, StaleEpoch, Unavailable
 from coriolis.model.job import InstanceRun, Migration, combined_status, run_status
 from coriolis.model.task import ASSIGNED, Task, TaskStatus
 
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 AGENT_WAIT_S = 600.0
 """How long a task waits for an agent that fits before it fails."""
+CREDENTIALS_WAIT_S = 14 * 24 * 3600.0
+"""How long a task waits for new credentials; clean-ups wait as for an agent, and the janitor goes on."""
 SAVE_RETRY_S = 1.0
 
 RunKey = tuple[str, int]
@@ -191,6 +193,10 @@ class Driver:
     def run_of(self, task_id: str) -> InstanceRun:
         return self._live[self.key_of(task_id)].run
 
+    def served_in_memory(self) -> list[Migration]:
+        """For what the runs that live in memory only still work."""
+        return [live.migration for live in self._live.values() if live.ephemeral and not live.run.terminal]
+
     def migration_of(self, task_id: str) -> Migration:
         """The migration a task works for."""
         return self._live[self.key_of(task_id)].migration
@@ -254,13 +260,20 @@ class Driver:
 
     async def _place(self, key: RunKey, command: FindAgents) -> None:
         await asyncio.sleep(command.delay_s)
-        deadline = self._clock.monotonic() + AGENT_WAIT_S
+        began = self._clock.monotonic()
+        deadline = began + AGENT_WAIT_S
         while (live := self._live.get(key)) is not None:
             task = live.run.task(command.task_id)
             if task.status is not TaskStatus.PENDING:
                 return
             try:
                 answer = await self._dispatcher.place(live.migration, live.run, task)
+            except CredentialsLost as lost:
+                if not task.on_error:
+                    deadline = max(deadline, began + CREDENTIALS_WAIT_S)
+                answer = NotPlaced(lost.message, tell=True, code=lost.code)
+            except Unavailable as down:
+                answer = NotPlaced(down.message, tell=True)
             except CoriolisError as refused:
                 await self._feed_quietly(key, PlacementFailed(task.id, refused.message))
                 return
@@ -269,12 +282,19 @@ class Driver:
                 return
             left = deadline - self._clock.monotonic()
             if left <= 0:
-                message = f"{answer.reason} (waited {AGENT_WAIT_S:.0f} s)"
+                message = f"{answer.reason} (waited {deadline - began:.0f} s)"
                 await self._feed_quietly(key, PlacementFailed(task.id, message))
                 return
-            if answer.tell:
-                await self._feed_quietly(key, PlacementWaits(task.id, answer.reason))
+            if answer.tell or live.run.task(command.task_id).error_code:
+                await self._feed_quietly(key, PlacementWaits(task.id, answer.reason, answer.code))
             await self._dispatcher.agents_changed(min(left, 5.0))
+
+    async def replace(self, migration: Migration) -> None:
+        """Store a migration with another trust; its tasks go on with that one."""
+        await self._store.replace(migration)
+        self.migrations[migration.id] = migration
+        for key in self._keys.get(migration.id, ()):
+            self._live[key].migration = migration
 
     async def cancel(self, migration_id: str) -> None:
         for run in self.runs(migration_id):

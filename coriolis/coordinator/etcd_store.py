@@ -7,7 +7,7 @@ import msgspec
 from coriolis.coordinator import keys
 from coriolis.coordinator.leadership import fence
 from coriolis.coordinator.store import Loaded, RequestRecord, RunRecord, StoredRun, no_such_job
-from coriolis.errors import Conflict, StaleEpoch, Unavailable
+from coriolis.errors import Conflict, NotFound, StaleEpoch, Unavailable
 from coriolis.etcd.client import EtcdClient
 from coriolis.etcd.records import KeyValue
 from coriolis.etcd.txn import Delete, DeletePrefix, Put, Txn, absent, modified_at, present
@@ -89,6 +89,15 @@ class EtcdStore:
         if item is not None and item.mod_revision > revision and item.value == value:
             return item.mod_revision
         raise otherwise
+
+    async def replace(self, migration: Migration) -> None:
+        key = keys.job_spec(migration.project_id, migration.id)
+        txn = Txn((fence(self._epoch), present(key)), (Put(key, msgspec.json.encode(migration)),))
+        # repeated when its outcome is unknown: the leader writes one version after the other
+        result = await self._client.commit(txn, idempotent=True)
+        if not result.succeeded:
+            await self._check_epoch()
+            raise NotFound(f'Migration with ID "{migration.id}" not found.')
 
     async def delete(self, migration: Migration) -> None:
         operations: list[Delete | DeletePrefix] = [

@@ -27,10 +27,14 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class PlacementWaits(msgspec.Struct, frozen=True):
-    """Agents are there, but something that an operator can change keeps the task from them."""
+    """Agents are there, but something that an operator can change keeps the task from them.
+
+    ``code``: of the error that keeps it, when it is credentials that were lost; else empty.
+    """
 
     task_id: str
     message: str
+    code: str = ""
 
 
 class PlacementFailed(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from coriolis.convert.platforms import target_platform
 from coriolis.coordinator.driver import Driver
-from coriolis.coordinator.requests import Schemas, check_instances, check_schema, read_endpoint
+from coriolis.coordinator.requests import Owner, Schemas, check_instances, check_schema, read_endpoint
 from coriolis.coordinator.vault import Vault
 from coriolis.errors import InvalidInput, NotFound
 from coriolis.ids import derived_id, new_id
@@ -34,9 +34,11 @@ class Inspections:
         (instance,) = check_instances([request.instance])
         platform = target_platform(request.target_platform or DEFAULT_PLATFORM)
         conversion = _conversion(request.conversion_json)
-        origin, _ = await read_endpoint(
-            "origin", request.origin, request.project_id, inspection_id, providers, self._vault
-        )
+        sealed_trust = ""
+        if request.trust_id:
+            sealed_trust = await self._vault.seal_trust(request.project_id, inspection_id, request.trust_id)
+        owner = Owner(request.project_id, inspection_id, request.trust_id)
+        origin, _ = await read_endpoint("origin", request.origin, owner, providers, self._vault)
         migration = Migration(
             id=inspection_id,
             project_id=request.project_id,
@@ -46,6 +48,7 @@ class Inspections:
             deployment=DeploymentOptions(shutdown_instances=False),
             replication_count=1,
             created_at=self._driver.now(),
+            sealed_trust=sealed_trust,
         )
         while len(self._of) >= MAX_KEPT:
             oldest = next(iter(self._of))

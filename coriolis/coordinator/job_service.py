@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
+import msgspec
 
 from coriolis.coordinator.directory import AgentDirectory
 from coriolis.coordinator.driver import Driver
@@ -13,7 +14,7 @@ from coriolis.coordinator.inspection import Inspections
 from coriolis.coordinator.manifests import find_manifest, list_manifests
 from coriolis.coordinator.planner import plan_migration
 from coriolis.coordinator.progress import ProgressBoard
-from coriolis.coordinator.requests import body_digest, build_migration
+from coriolis.coordinator.requests import body_digest, build_migration, uses_trust
 from coriolis.coordinator.store import JobStore, RequestRecord
 from coriolis.coordinator.vault import Vault
 from coriolis.coordinator.verification import Verifications
@@ -138,6 +139,19 @@ class JobService(job_pb2_grpc.JobServiceServicer):
             raise Conflict(f"Migration is {status}: there is nothing to cancel")
         await self._driver.cancel(migration.id)
         return pb.CancelMigrationResponse()
+
+    async def RenewCredentials(
+        self, request: pb.RenewCredentialsRequest, context: Context
+    ) -> pb.RenewCredentialsResponse:
+        check_project(context, request.project_id)
+        migration = self._find(request.project_id, request.migration_id)
+        if not any(map(uses_trust, (migration.transfer.origin, migration.transfer.destination))):
+            raise Conflict("Migration has credentials of its own: no Keystone trust is used for it")
+        if not request.trust_id:
+            raise InvalidInput("trust_id is empty")
+        sealed = await self._vault.seal_trust(request.project_id, migration.execution_id, request.trust_id)
+        await self._driver.replace(msgspec.structs.replace(migration, sealed_trust=sealed))
+        return pb.RenewCredentialsResponse()
 
     async def DeleteMigration(self, request: pb.DeleteMigrationRequest, context: Context) -> pb.DeleteMigrationResponse:
         check_project(context, request.project_id)

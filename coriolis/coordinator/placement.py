@@ -46,10 +46,14 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class NotPlaced(msgspec.Struct, frozen=True):
-    """Not now. ``reason``: one sentence; ``tell``: an operator can change it, so the task's events shall say it."""
+    """Not now. ``reason``: one sentence; ``tell``: an operator can change it, so the task's events shall say it.
+
+    ``code``: as in ``PlacementWaits``.
+    """
 
     reason: str
     tell: bool = False
+    code: str = ""
 
 
 class Need(msgspec.Struct, frozen=True):

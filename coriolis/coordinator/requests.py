@@ -11,9 +11,9 @@ import jsonschema
 import msgspec
 
 from coriolis.convert.platforms import target_platform
-from coriolis.coordinator.vault import Vault, masked
+from coriolis.coordinator.vault import BY_REFERENCE, Vault, masked
 from coriolis.errors import InvalidInput
-from coriolis.ids import is_id, new_id
+from coriolis.ids import new_id
 from coriolis.model.environment import COMMON_CONNECTION, COMMON_DESTINATION, COMMON_SOURCE
 from coriolis.model.job import (
     MAX_INSTANCES,
@@ -30,6 +30,8 @@ DEFAULT_REPLICATION_COUNT = 2
 MAX_NAME_CHARS = 255
 MAX_NOTES_CHARS = 4096
 MAX_REQUEST_ID_CHARS = 128
+OF_THE_CALLERS_CLOUD = frozenset({"region_name"})
+"""A connection_info with nothing but these, to a provider that takes tokens, means the caller's own cloud."""
 
 Schemas = Mapping[str, cluster_pb2.ProviderInfo]
 
@@ -39,6 +41,7 @@ def body_digest(request: job_pb2.CreateMigrationRequest) -> str:
     copy = job_pb2.CreateMigrationRequest()
     copy.CopyFrom(request)
     copy.user_id = ""
+    copy.trust_id = ""  # each attempt makes one of its own
     return hashlib.sha256(copy.SerializeToString(deterministic=True)).hexdigest()
 
 
@@ -56,10 +59,12 @@ async def build_migration(
     scripts = checked_scripts(_json_object("user_scripts", request.user_scripts_json), instances)
     if len(request.request_id) > MAX_REQUEST_ID_CHARS:
         raise InvalidInput(f"request_id has more than {MAX_REQUEST_ID_CHARS} characters")
-    origin, _ = await read_endpoint("origin", request.origin, request.project_id, execution_id, providers, vault)
-    destination, network_map = await read_endpoint(
-        "destination", request.destination, request.project_id, execution_id, providers, vault
-    )
+    owner = Owner(request.project_id, execution_id, request.trust_id)
+    sealed_trust = ""
+    if request.trust_id:
+        sealed_trust = await vault.seal_trust(request.project_id, execution_id, request.trust_id)
+    origin, _ = await read_endpoint("origin", request.origin, owner, providers, vault)
+    destination, network_map = await read_endpoint("destination", request.destination, owner, providers, vault)
     if platform := destination.environment.get("conversion", {}).get("platform"):
         target_platform(platform)
     if len(instances) > 1 and "instance_name" in destination.environment:
@@ -78,6 +83,7 @@ async def build_migration(
         replication_count=passes,
         created_at=now,
         request_id=request.request_id,
+        sealed_trust=sealed_trust if any(map(uses_trust, (origin, destination))) else "",
     )
 
 
@@ -104,30 +110,46 @@ def check_instances(names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+class Owner(msgspec.Struct, frozen=True):
+    """For whom endpoints are read. ``trust_id``: the caller's, empty without Keystone."""
+
+    project_id: str
+    execution_id: str
+    trust_id: str = ""
+
+
+def uses_trust(endpoint: Endpoint) -> bool:
+    """Whether the mesh acts as the caller for it. With the embedded store ``secret_id`` needs none, and has none."""
+    return endpoint.delegated or bool(endpoint.secret_id)
+
+
 async def read_endpoint(
-    field: str, message: endpoint_pb2.Endpoint, project_id: str, execution_id: str, providers: Schemas, vault: Vault
+    field: str, message: endpoint_pb2.Endpoint, owner: Owner, providers: Schemas, vault: Vault
 ) -> tuple[Endpoint, dict[str, str]]:
     """``field`` is origin or destination; (the endpoint, its network map).
 
-    Raises InvalidInput naming the wrong field, NotFound for a secret that is not the project's.
+    Raises InvalidInput naming the wrong field, NotFound for a secret that is not the project's, and what Barbican says.
     """
     info = providers.get(message.type)
     if info is None:
         known = ", ".join(sorted(providers)) or "none, no agent has registered yet"
         raise InvalidInput(f"{field}.type {message.type[:60]!r} is not served by any agent; known: {known}")
     capability = "origin" if field == "origin" else "destination"
-    if not json.loads(info.capabilities_json).get(capability):
+    capabilities = json.loads(info.capabilities_json)
+    if not capabilities.get(capability):
         raise InvalidInput(f"{field}.type {message.type!r} cannot be used as a {capability}")
     connection = _json_object(f"{field}.connection_info", message.connection_info_json)
     environment = _json_object(f"{field}.environment", message.environment_json)
     network_map = _network_map(environment.pop("network_map", {}) or {})
     schema = with_common(json.loads(info.connection_schema_json), COMMON_CONNECTION)
-    secret_id = connection.get("secret_id", "")
-    if secret_id:
-        if set(connection) != {"secret_id"} or not isinstance(secret_id, str) or not is_id(secret_id):
-            raise InvalidInput(f"{field}.connection_info.secret_id must be the id of a secret, and the only member")
-        opened = await vault.resolve_secret(project_id, secret_id)
-        shown: dict[str, Any] = {"secret_id": secret_id}
+    shown: dict[str, Any] = connection
+    secret_id, delegated = "", False
+    if BY_REFERENCE & set(connection):
+        secret_id = vault.check_reference(field, connection)
+        opened = await vault.resolve_secret(owner.project_id, secret_id, owner.trust_id)
+    elif capabilities.get("takes_tokens") and set(connection) <= OF_THE_CALLERS_CLOUD:
+        delegated = True
+        opened = await vault.delegated(owner.trust_id, connection)
     else:
         opened, shown = connection, masked(connection, schema)
     check_schema(f"{field}.connection_info", opened, schema)
@@ -137,8 +159,8 @@ async def read_endpoint(
     else:
         schema = with_common(json.loads(info.destination_environment_schema_json), COMMON_DESTINATION)
         check_schema("destination.target_environment", environment, schema)
-    sealed = "" if secret_id else vault.seal(execution_id, connection)
-    return Endpoint(message.type, environment, shown, sealed, secret_id), network_map
+    sealed = "" if secret_id or delegated else vault.seal(owner.execution_id, connection)
+    return Endpoint(message.type, environment, shown, sealed, secret_id, delegated), network_map
 
 
 def with_common(schema: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:

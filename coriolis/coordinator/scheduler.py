@@ -33,7 +33,7 @@ from coriolis.coordinator.events import (
     WithdrawPart,
 )
 from coriolis.errors import Conflict, StaleGeneration
-from coriolis.model.job import InstanceRun, LedgerEntry, ResourceState
+from coriolis.model.job import CREDENTIALS_LOST, InstanceRun, LedgerEntry, ResourceState
 from coriolis.model.task import (
     ASSIGNED,
     EDGES,
@@ -55,6 +55,8 @@ MAX_LOOK_ATTEMPTS = 4
 MAX_CLEANUP_ATTEMPTS = 5
 """Then the run ends with its residue listed (within 10 s of trying), and the janitor goes on."""
 MAX_BACKOFF_S = 30.0
+CREDENTIALS_LOOK_S = 5.0
+"""How soon after credentials were lost it is looked whether there are others."""
 MAX_RESULT_BYTES = 128 << 10
 """A run is one record of at most 1.5 MB in etcd; what an origin says of a machine must not fill it."""
 LOOKS = frozenset(
@@ -98,8 +100,8 @@ def _apply(run: InstanceRun, event: Event, now: str) -> Step:
             return _placed(run, event, now)
         case ResidueRemoved(entry):
             return _residue_removed(run, entry, now), []
-        case PlacementWaits(task_id, message):
-            return _placement_waits(run, run.task(task_id), message, now), []
+        case PlacementWaits(task_id, message, code):
+            return _placement_waits(run, run.task(task_id), message, code, now), []
         case PlacementFailed(task_id, message):
             task = run.task(task_id)
             if task.status is not TaskStatus.PENDING:
@@ -163,6 +165,11 @@ def _failed(run: InstanceRun, task: Task, event: PartFailed, now: str) -> Step:
     ]
     if task.status is TaskStatus.CANCELLING:
         return _put(run, _finish(task, TaskStatus.CANCELED, now, event.code, "cancelled"), now), others
+    if event.code == CREDENTIALS_LOST and not task.on_error:
+        # no fault of the attempt: it counts against nothing, and the driver waits for credentials that work
+        task = _with_events(task, (_event(task, "WARNING", f"waits for new credentials: {event.message}", now),))
+        task = _move(msgspec.structs.replace(task, parts=(), error_code=event.code), TaskStatus.PENDING, now)
+        return _put(run, task, now), [*others, FindAgents(task.id, CREDENTIALS_LOOK_S)]
     attempts = 1 if event.progressed else task.attempts + 1
     limit = _max_attempts(task)
     retry = (event.retryable or task.on_error) and attempts < limit
@@ -187,7 +194,9 @@ def _placed(run: InstanceRun, event: Placed, now: str) -> Step:
         return run, []
     roles = roles_of(task)
     parts = tuple(Part(role, event.agents[role]) for role in roles)
-    task = msgspec.structs.replace(task, parts=parts, generation=_next_generation(run, task), road=event.road)
+    task = msgspec.structs.replace(
+        task, parts=parts, generation=_next_generation(run, task), road=event.road, error_code=""
+    )
     task = _move(task, TaskStatus.STARTING, now)
     if event.note:
         task = _with_events(task, (_event(task, "INFO", event.note, now),))
@@ -195,11 +204,14 @@ def _placed(run: InstanceRun, event: Placed, now: str) -> Step:
     return _put(run, task, now), [AssignPart(task.id, first.role, first.agent_id, task.generation)]
 
 
-def _placement_waits(run: InstanceRun, task: Task, message: str, now: str) -> InstanceRun:
+def _placement_waits(run: InstanceRun, task: Task, message: str, code: str, now: str) -> InstanceRun:
     """Said once: it is asked again every few seconds."""
-    if task.status is not TaskStatus.PENDING or (task.events and task.events[-1].message == message[:1024]):
+    said = bool(task.events) and task.events[-1].message == message[:1024]
+    if task.status is not TaskStatus.PENDING or (said and task.error_code == code):
         return run
-    return _put(run, _with_events(task, (_event(task, "WARNING", message, now),)), now)
+    if not said:
+        task = _with_events(task, (_event(task, "WARNING", message, now),))
+    return _put(run, msgspec.structs.replace(task, error_code=code), now)
 
 
 def _next_generation(run: InstanceRun, task: Task) -> int:

@@ -29,7 +29,7 @@ from coriolis.coordinator.placement import Candidate, Need, NotPlaced, choose, l
 from coriolis.coordinator.progress import ProgressBoard
 from coriolis.coordinator.roads import Roads
 from coriolis.coordinator.vault import Vault
-from coriolis.errors import Denied, InvalidInput, NotFound, StaleEpoch, StaleGeneration, from_code
+from coriolis.errors import CredentialsLost, Denied, InvalidInput, NotFound, StaleEpoch, StaleGeneration, from_code
 from coriolis.model.job import InstanceRun, LedgerEntry, Migration, ResourceState
 from coriolis.model.task import ASSIGNED, Role, Side, Task, TaskEvent, TaskStatus
 from coriolis.rpc.gen.coriolis.v1 import agent_control_pb2 as pb
@@ -304,6 +304,8 @@ class Sessions(agent_control_pb2_grpc.AgentControlServiceServicer):
                 await feed(key, PartCompleted(task_id, generation, role, result, events))
             case "FAILED":
                 error = from_code(update.error_code, update.error_message)
+                if isinstance(error, CredentialsLost):
+                    self._vault.refused(self._driver.migration_of(task_id))
                 moved = self._board.moved_since_last_asked(key[0], task_id)
                 await feed(
                     key,

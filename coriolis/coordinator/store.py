@@ -58,6 +58,10 @@ class JobStore(Protocol):
         """Replace the run read at ``revision``; returns the new one. Raises Conflict when it was changed meanwhile."""
         ...
 
+    async def replace(self, migration: Migration) -> None:
+        """Store another version of a known migration; the last write counts. Raises NotFound when it was deleted."""
+        ...
+
     async def delete(self, migration: Migration) -> None:
         """Remove a migration and its bandwidth limit."""
         ...
@@ -137,6 +141,12 @@ class MemoryStore:
         root.revision += 1
         root.runs[key] = (msgspec.json.encode(run), root.revision)
         return root.revision
+
+    async def replace(self, migration: Migration) -> None:
+        self._fence()
+        if migration.id not in self._root.migrations:
+            raise NotFound(f'Migration with ID "{migration.id}" not found.')
+        self._root.migrations[migration.id] = msgspec.json.encode(migration)
 
     async def delete(self, migration: Migration) -> None:
         self._fence()

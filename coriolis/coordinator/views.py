@@ -6,7 +6,15 @@ import json
 
 from coriolis.coordinator.progress import ProgressBoard
 from coriolis.ids import derived_id
-from coriolis.model.job import Endpoint, ExecutionStatus, InstanceRun, Migration, combined_status, run_status
+from coriolis.model.job import (
+    Endpoint,
+    ExecutionStatus,
+    InstanceRun,
+    Migration,
+    combined_status,
+    run_status,
+    waits_for_credentials,
+)
 from coriolis.model.task import Task, TaskStatus
 from coriolis.rpc.gen.coriolis.v1 import endpoint_pb2, job_pb2, types_pb2
 
@@ -126,6 +134,7 @@ def migration_message(
         shutdown_instances=migration.deployment.shutdown_instances,
         skip_os_morphing=migration.deployment.skip_os_morphing,
         user_scripts_json=json.dumps(migration.transfer.user_scripts) if migration.transfer.user_scripts else "",
+        waiting_for="credentials" if any(waits_for_credentials(task) for run in runs for task in run.tasks) else "",
         residue=[f"{entry.side} {entry.kind} {entry.name}" for run in runs for entry in run.residue()],
     )
 

@@ -16,6 +16,8 @@ from coriolis.model.task import ACTIVE, FINAL, Task, TaskStatus
 
 MAX_INSTANCES = 64
 MAX_REPLICATION_COUNT = 10
+CREDENTIALS_LOST = "credentials_lost"
+"""Code of the error; as ``error_code`` of a pending task: what it waits for."""
 
 
 class ExecutionStatus(enum.StrEnum):
@@ -32,6 +34,8 @@ TERMINAL = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.ERROR, Executio
 class Endpoint(msgspec.Struct, frozen=True):
     """``sealed_connection`` is ``connection_info`` encrypted with the cluster's key, ``secret_id`` replaces it.
 
+    ``delegated``: the cloud that gave the caller its token; the migration's trust is all that is needed.
+
     ``shown_connection`` is what answers may show: secret members masked.
     """
 
@@ -40,6 +44,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     shown_connection: dict[str, Any]
     sealed_connection: str = ""
     secret_id: str = ""
+    delegated: bool = False
 
 
 class Transfer(msgspec.Struct, frozen=True):
@@ -75,6 +80,8 @@ class Migration(msgspec.Struct, frozen=True):
     replication_count: int
     created_at: str
     request_id: str = ""
+    sealed_trust: str = ""
+    """Of Keystone; the only member that changes later, when credentials are renewed."""
 
 
 class ResourceState(enum.StrEnum):
@@ -150,6 +157,11 @@ def run_status(run: InstanceRun) -> ExecutionStatus:
     if any(task.status in (TaskStatus.CANCELED, TaskStatus.UNSCHEDULED) for task in work):
         return ExecutionStatus.CANCELED
     return ExecutionStatus.COMPLETED
+
+
+def waits_for_credentials(task: Task) -> bool:
+    """Whether the task goes on as soon as its migration gets credentials that work."""
+    return task.status is TaskStatus.PENDING and task.error_code == CREDENTIALS_LOST
 
 
 def combined_status(statuses: list[ExecutionStatus]) -> ExecutionStatus:

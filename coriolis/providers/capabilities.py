@@ -24,5 +24,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     """A machine can be started for a look before it is made."""
     staged_volumes: bool = False
     """Volumes are copies on the agent's own storage: not needed any more when the machine stands."""
+    takes_tokens: bool = False
+    """Works with a Keystone token of the caller's cloud: ``coriolis.keystone.given_token`` says in which members."""
     target_platform: str = "kvm"
     """Names the driver table conversion uses for guests that will run here."""

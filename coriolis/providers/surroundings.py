@@ -19,7 +19,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     ``environment``: the source or target environment without the members that the mesh itself reads. ``state_dir``:
     the agent's own directory, for locks that its tasks share. ``staging_dir``: for disks on their way to a cloud that
     takes only whole images. ``vddk_dir``: the operator's VMware Virtual Disk Development Kit. ``tell(message, level)``:
-    an event of the current task.
+    an event of the current task. ``renew()``: connection_info anew, with a token that has time left; it blocks, so
+    call it in a thread; raises errors of ours, CredentialsLost among them.
     """
 
     environment: Mapping[str, Any] = {}
@@ -27,6 +28,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     staging_dir: Path | None = None
     vddk_dir: Path | None = None
     tell: Callable[..., None] = _say_nothing
+    renew: Callable[[], Mapping[str, Any]] | None = None
 
 
 NOTHING = Surroundings()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from gateway import inspection_answers as answers
 from gateway import translate
 from gateway.auth import Backend, permit
+from gateway.delegation import trust_for
 from gateway.identity import Caller
 from gateway.problems import Json
 from gateway.routes.common import BODY_FAILURES, ProjectId, failures, success
@@ -25,13 +26,15 @@ router = APIRouter(prefix="/v1/{project_id}/inspections", tags=["inspections"])
     responses={**failures(*BODY_FAILURES), **success(answers.InspectionAnswer, "The inspection that was started")},
 )
 async def create(
+    request: Request,
     project_id: ProjectId,
     body: CreateInspectionBody,
     backend: Backend,
     caller: Annotated[Caller, permit("migration:inspections:create")],
 ) -> Response:
     """Answers at once; ask for it by its id. The machine is not changed; one that runs is read from a snapshot."""
-    started = await backend.start_inspection(translate.inspection_request(caller, body.inspection))
+    trust_id = await trust_for(request, caller, body.inspection.origin.connection_info)
+    started = await backend.start_inspection(translate.inspection_request(caller, body.inspection, trust_id))
     return Json({"inspection": translate.inspection(started)})
 
 

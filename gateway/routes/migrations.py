@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from coriolis.ids import new_id
 from gateway import answers, translate
 from gateway.auth import Backend, demand, permit
+from gateway.delegation import new_trust, trust_for
 from gateway.identity import Caller
 from gateway.paging import read_page
 from gateway.problems import Json
@@ -30,6 +31,7 @@ Status = Annotated[str | None, Query(description="Only migrations of this status
     responses={**failures(*BODY_FAILURES, 405, 409), **success(answers.MigrationAnswer, "Accepted")},
 )
 async def create(
+    request: Request,
     project_id: ProjectId,
     body: CreateMigrationBody,
     backend: Backend,
@@ -38,7 +40,9 @@ async def create(
     """Answers at once; follow it at its ``events``."""
     # an id of our own makes the creation repeatable while an election runs
     request_id = body.migration.request_id or new_id()
-    made = await backend.create_migration(translate.create_request(caller, body.migration, request_id))
+    asked = body.migration
+    trust_id = await trust_for(request, caller, asked.origin.connection_info, asked.destination.connection_info)
+    made = await backend.create_migration(translate.create_request(caller, asked, request_id, trust_id))
     return Json({"migration": translate.migration(made)})
 
 
@@ -140,36 +144,51 @@ async def _cancel(backend: Backend, caller: Caller, migration_id: str, body: Act
 _ACTION_RESPONSES = {
     **failures(*BODY_FAILURES, 405, 409),
     **success(answers.VerificationAnswer, "The verification that was started"),
-    204: {"description": "The migration is being cancelled"},
+    204: {"description": "The migration is being cancelled, or has new credentials"},
 }
 
 
 @router.post(
     "/{migration_id}/action",
     operation_id="act_on_migration",
-    summary="Cancel or verify a migration",
+    summary="Cancel or verify a migration, or renew its credentials",
     response_class=Json,
     responses=_ACTION_RESPONSES,
 )
 @router.post(
     "/{migration_id}/actions",
     operation_id="act_on_migration_plural",
-    summary="Cancel or verify a migration",
+    summary="Cancel or verify a migration, or renew its credentials",
     response_class=Json,
     responses=_ACTION_RESPONSES,
 )
 async def act(
+    request: Request,
     project_id: ProjectId,
     migration_id: MigrationId,
     body: ActionBody,
     backend: Backend,
     caller: Annotated[Caller, permit("migration:migrations:show")],
 ) -> Response:
-    """``{"cancel": null}``, ``{"cancel": {"force": true}}``, ``{"verify": null}``, ``{"verify": {"sample": "5%"}}``."""
+    """``{"cancel": null}``, ``{"cancel": {"force": true}}``, ``{"verify": null}``, ``{"verify": {"sample": "5%"}}``,
+    ``{"renew_credentials": null}``: the migration goes on with what the token of this request may do.
+    """
     if "cancel" in body.model_fields_set:
         demand(caller, "migration:migrations:cancel")
         return await _cancel(backend, caller, migration_id, body)
+    if "renew_credentials" in body.model_fields_set:
+        demand(caller, "migration:migrations:renew_credentials")
+        # a foreign or absent one is refused before a trust is made
+        await backend.get_migration(caller.project_id, migration_id)
+        await backend.renew_credentials(caller.project_id, migration_id, await new_trust(request, caller))
+        return Response(status_code=204)
     demand(caller, "migration:migrations:verify")
+    if request.app.state.delegator is not None:
+        # the trust of an ended migration is gone
+        found = translate.migration(await backend.get_migration(caller.project_id, migration_id), with_tasks=False)
+        sides = (found["origin"]["connection_info"], found["destination"]["connection_info"])
+        if trust_id := await trust_for(request, caller, *sides):
+            await backend.renew_credentials(caller.project_id, migration_id, trust_id)
     asked = body.verify or VerifyArguments()
     started = await backend.start_verification(caller.project_id, migration_id, asked.sample or "", asked.seed)
     return Json({"verification": translate.verification(started)})

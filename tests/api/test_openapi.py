@@ -63,7 +63,9 @@ def test_every_route_of_a_project_has_a_policy_rule(tmp_path: Path) -> None:
             assert len(rules) == 1, route.path
             used.update(rules)
     # demanded inside of the action route
-    used |= {"migration:migrations:cancel", "migration:migrations:verify", limits.SEES_MESH}
+    used |= {f"migration:migrations:{action}" for action in ("cancel", "verify", "renew_credentials")} | {
+        limits.SEES_MESH
+    }
     assert used == set(RULES)
 
 

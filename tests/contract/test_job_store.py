@@ -134,6 +134,24 @@ async def test_what_was_created_is_loaded_saved_and_deleted(term: Term) -> None:
     assert await store.find_request("p", migration.request_id) is None
 
 
+async def test_a_migration_gets_other_credentials_unless_it_was_deleted(term: Term) -> None:
+    store = await term.lead()
+    migration, runs, record = job()
+    await store.create(migration, runs, record)
+    renewed = msgspec.structs.replace(migration, sealed_trust="another")
+    await store.replace(renewed)
+    await store.replace(renewed)
+    loaded = (await store.load()).migrations
+    assert renewed in loaded
+    assert migration not in loaded
+    leader = await term.lead()
+    with pytest.raises(StaleEpoch):
+        await store.replace(migration)
+    await leader.delete(migration)
+    with pytest.raises(NotFound):
+        await leader.replace(renewed)
+
+
 async def test_a_request_id_is_used_once_per_project(term: Term) -> None:
     store = await term.lead()
     first, runs, record = job()

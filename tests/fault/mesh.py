@@ -104,6 +104,7 @@ class Mesh:
         host: str = "127.0.0.1",
         agent_settings: Mapping[str, Mapping[str, Any]] | None = None,
         agent_prefix: Mapping[str, Sequence[str]] | None = None,
+        coordinator_settings: Mapping[str, Any] | None = None,
     ) -> None:
         """``host``: where coordinators listen. Per site: more settings of its agent, what its command begins with."""
         self.dir = directory
@@ -117,6 +118,7 @@ class Mesh:
         self._host = host
         self._agent_settings = agent_settings or {}
         self._agent_prefix = agent_prefix or {}
+        self._coordinator_settings = coordinator_settings or {}
 
     def certificate(self, role: str, name: str) -> TlsFiles:
         ca = create_ca(self.dir / "ca", DOMAIN)
@@ -158,6 +160,7 @@ class Mesh:
                     "tls_dir": str(self.certificate("coordinator", name).cert.parent),
                     "secret_key_file": str(key),
                     "secrets_dir": str(self.dir / "secrets"),
+                    **self._coordinator_settings,
                 },
             )
         for site in sites:
@@ -244,8 +247,8 @@ class Mesh:
         answer = await self.call("CreateMigration", request)
         return str(answer.migration.id)
 
-    async def get(self, migration_id: str) -> job_pb2.Migration:
-        request = job_pb2.GetMigrationRequest(project_id=PROJECT, migration_id=migration_id)
+    async def get(self, migration_id: str, project_id: str = PROJECT) -> job_pb2.Migration:
+        request = job_pb2.GetMigrationRequest(project_id=project_id, migration_id=migration_id)
         found: job_pb2.Migration = (await self.call("GetMigration", request)).migration
         return found
 

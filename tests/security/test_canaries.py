@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ import pytest_asyncio
 
 from coriolis.rpc.gen.coriolis.v1 import job_pb2 as pb
 from tests.fault.mesh import PROJECT, ROOT, Mesh, endpoint, summary
+from tests.integration.keystone_mesh import END, keystone_mesh
 from tests.integration.mesh_calls import Sites, put_secret, watch
+from tests.lab.openstack_site import Cloud
 from tests.security.canaries import encodings, hits_in, hits_in_files, hits_in_processes, new_canary
 
 SAMPLE_S = 0.02
@@ -113,6 +116,59 @@ async def test_no_secret_of_a_migration_is_left_or_shown_anywhere(
     assert any("/etcd/" in hit and "notes" in hit for hit in found), "the search does not read etcd"
     assert any("site-a.log" in hit and "instance" in hit for hit in found), "the search does not read logs"
     assert hits_in("answer", migration.SerializeToString(), control)
+
+
+FERNET = re.compile(rb"gAAAAA[A-Za-z0-9_-]{80,}")
+"""Keystone's tokens, also those that no test ever saw."""
+
+
+def tokens_in_files(folder: Path) -> list[str]:
+    return [str(path) for path in folder.rglob("*") if path.is_file() and FERNET.search(path.read_bytes())]
+
+
+@pytest.mark.lab
+async def test_nothing_of_keystone_and_barbican_is_left_or_shown_anywhere(
+    identity_cloud: Cloud, tmp_path: Path
+) -> None:
+    """Passwords in a Barbican secret, the caller's token, the job's trust and its tokens, the service's password."""
+    sites, seen, extra = Sites(tmp_path), Secrets(), tmp_path / "extra"
+    install_provider(extra)
+    async with keystone_mesh(identity_cloud, tmp_path / "keystone", extra) as running:
+        who = identity_cloud.account("member", "creator")
+        seen.canaries["service's password"] = running.service.password
+        seen.canaries["user's password"] = who.password
+        secret = running.store_secret(who, json.dumps(seen.connection("origin", sites.origin)))
+        running.store_secret(who, json.dumps({"path": str(sites.destination), "more": seen.fresh("place")}), "place")
+        body = {
+            "origin": {"type": "canary", "connection_info": {"secret_id": secret}},
+            "destination": {"type": "trusting", "target_environment": {"network_map": {"VM Network": "x"}}},
+            "instances": ["vm"],
+            "skip_os_morphing": True,
+            "notes": f"gAAAAA{'control' * 20}",
+        }
+        looking = asyncio.create_task(seen.look_at_processes(running.mesh))
+        with running.client(who) as client:
+            seen.canaries["caller's token"] = client.headers["X-Auth-Token"]
+            answers = [client.post("/migrations", json={"migration": body})]
+            migration_id = answers[0].json()["migration"]["id"]
+            for number, trust in enumerate(await running.delegations.mine()):
+                seen.canaries[f"trust {number}"] = trust
+            granted = await running.delegations.delegated(trust)
+            seen.canaries["token of the trust"] = granted.token
+            ended = await running.wait(who, migration_id, lambda found: found["status"] in END)
+            looking.cancel()
+            answers += [client.get(f"/migrations/{migration_id}"), client.get("/migrations/detail")]
+        assert ended["status"] == "COMPLETED", ended["tasks"]
+        seen.hits += hits_in_processes([running.gateway_pid], seen.canaries)
+        for answer in answers:
+            seen.hits += hits_in("answer", answer.content, seen.canaries)
+        seen.hits += hits_in_files([running.mesh.dir], seen.canaries)
+        assert not seen.hits
+        with_tokens = tokens_in_files(running.mesh.dir)
+        assert with_tokens, "the search does not find the control in etcd"
+        assert all("/etcd/" in path for path in with_tokens), with_tokens
+        found = {match for path in with_tokens for match in FERNET.findall(Path(path).read_bytes())}
+        assert all(match.startswith(b"gAAAAAcontrol") for match in found), len(found)
 
 
 def test_the_search_finds_every_way_of_writing_a_secret(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ GATEWAY_MAY = (
     "coriolis.clock",
     "coriolis.config",
     "coriolis.durable_file",
+    "coriolis.keystone",
 )
 
 

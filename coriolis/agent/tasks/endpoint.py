@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from coriolis.agent.assignment import TaskContext
 from coriolis.errors import Unsupported
@@ -14,6 +16,8 @@ from coriolis.providers.surroundings import Surroundings
 
 PASSPHRASE = "encrypted_disks_passphrase"
 """Member of connection_info that is ours, not the provider's."""
+RENEW_TIMEOUT_S = 300.0
+"""Longer than any election; what it waits for is the leader."""
 
 
 async def passphrases(context: TaskContext) -> tuple[str, ...]:
@@ -29,12 +33,20 @@ async def open_endpoint(context: TaskContext) -> AsyncIterator[Connection]:
     info = await context.connection_info()
     info.pop(PASSPHRASE, None)
     place = context.workplace
+    loop = asyncio.get_running_loop()
+
+    def renew() -> dict[str, Any]:
+        renewed = asyncio.run_coroutine_threadsafe(context.connection_info(), loop).result(RENEW_TIMEOUT_S)
+        renewed.pop(PASSPHRASE, None)
+        return renewed
+
     surroundings = Surroundings(
         environment=of_provider(context.assignment.environment),
         state_dir=place.state_dir,
         staging_dir=place.staging_dir or place.state_dir / "staging",
         vddk_dir=place.vddk_dir,
         tell=context.event,
+        renew=renew,
     )
     async with provider.connect(info, surroundings) as connection:
         yield connection

@@ -1,0 +1,61 @@
+"""libvirtd in a mount namespace of its own, and the wire between this machine and the network "public"."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from tests.lab.openstack.processes import launch, run, stop_group, wait_for
+from tests.lab.openstack.settings import HOST_CIDR, HOST_END, NEUTRON_END, SOCKETS, home, say, write
+
+# it neither meets another libvirtd on this machine nor needs /etc/libvirt changed.
+# nova-compute lives in the same namespace: what it mounts there, QEMU sees.
+LIBVIRT_DIRS = {
+    "/etc/libvirt": "etc/libvirt",
+    "/var/lib/libvirt": "data/libvirt/lib",
+    "/var/cache/libvirt": "data/libvirt/cache",
+    "/var/log/libvirt": "log/libvirt",
+}
+LIBVIRT_URI = f"qemu+unix:///system?socket={SOCKETS}/libvirt/libvirt-sock"
+QEMU_CONF = """\
+user = "root"
+group = "root"
+security_driver = "none"
+stdio_handler = "file"
+namespaces = []
+cgroup_controllers = []
+"""
+
+
+def virsh(*args):
+    return subprocess.run(
+        ["/usr/bin/virsh", "-c", LIBVIRT_URI, *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def start_libvirt():
+    write(home("etc/libvirt/qemu.conf"), QEMU_CONF)
+    binds = {**{k: home(v) for k, v in LIBVIRT_DIRS.items()}, "/run/libvirt": f"{SOCKETS}/libvirt"}
+    for system, ours in binds.items():
+        os.makedirs(system, exist_ok=True)
+        os.makedirs(ours, exist_ok=True)
+    script = "set -e\n" + "".join(f"/usr/bin/mount --bind '{ours}' '{system}'\n" for system, ours in binds.items())
+    script += f"exec /usr/sbin/libvirtd --config '{home('etc/libvirtd.conf')}' --pid-file '{SOCKETS}/libvirtd.pid'\n"
+    if launch("libvirtd", ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", script]):
+        stop_group(["nova-compute"], 15)  # it would be in the namespace of a dead libvirtd
+    wait_for("libvirtd", ["libvirtd"], lambda: virsh("version").returncode == 0)
+    say("libvirt is up")
+
+
+def start_wire():
+    """A veth pair: neutron bridges one end into the network "public", this host has the other."""
+    if not os.path.exists(f"/sys/class/net/{HOST_END}"):
+        run("network", "ip", "link", "add", HOST_END, "type", "veth", "peer", "name", NEUTRON_END)
+        run("network", "ip", "addr", "add", HOST_CIDR, "dev", HOST_END)
+        write(home("run/wire"), "")  # ours, so stop removes it
+    for end in HOST_END, NEUTRON_END:
+        run("network", "ip", "link", "set", end, "up")
