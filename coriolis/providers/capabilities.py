@@ -22,6 +22,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     starts_instances: bool = False
     proof_of_boot: bool = False
     """A machine can be started for a look before it is made."""
+    plain_names: bool = False
+    """Machines are called by letters, digits, dots, dashes and underscores: others become dashes."""
     staged_volumes: bool = False
     """Volumes are copies on the agent's own storage: not needed any more when the machine stands."""
     takes_tokens: bool = False
