@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from operator import attrgetter
 
 from coriolis.providers.vmware_vsphere.stream_vmdk import Grain
@@ -21,7 +22,7 @@ class Window:
         self._grains: list[Grain] = []
         self._first = 0
 
-    def take(self, grains: list[Grain]) -> None:
+    def take(self, grains: Sequence[Grain]) -> None:
         """The next grains of the stream."""
         for grain in grains:
             size = len(grain.data)
