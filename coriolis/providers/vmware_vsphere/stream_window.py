@@ -10,7 +10,8 @@ from coriolis.providers.vmware_vsphere.stream_vmdk import Grain
 
 _OFFSET = attrgetter("offset")
 COMPACT_GRAINS = 1024
-"""Forgotten grains are cut off the list in one go."""
+"""Forgotten grains are cut off the list in one go; their data is gone at once."""
+_FORGOTTEN = Grain(0, b"")
 
 
 class Window:
@@ -73,6 +74,7 @@ class Window:
             end = grain.offset + len(grain.data)
             if end > needed:
                 break
+            self._grains[self._first] = _FORGOTTEN
             self._first += 1
             self.held -= len(grain.data)
             self.begin = end
