@@ -7,13 +7,12 @@ leases and logins, loads little, holds about 25 MiB, and is killed when it is no
 
 from __future__ import annotations
 
+import contextlib
 import http.client
-import os
 import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from coriolis.errors import CoriolisError, Denied, Throttled, TimedOut, Unavailable
 from coriolis.parent import die_with_parent
@@ -65,11 +64,13 @@ def stream(order: Order, link: socket.socket) -> None:
     """Send the whole disk. Raises what the download and the decoder raise, OSError when the parent has gone."""
     decoder, out = StreamVmdk(), Outbox(link)
     with _download(order) as read:
-        while piece := read():
-            for grain in decoder.feed(piece):
-                out.add(decoder.size_bytes, grain)
-            out.flush_if_late(decoder.size_bytes)
-    out.flush(decoder.size_bytes)
+        try:
+            while piece := read():
+                for grain in decoder.feed(piece):
+                    out.add(decoder.size_bytes, grain)
+                out.flush_if_late(decoder.size_bytes)
+        finally:
+            out.flush(decoder.size_bytes)  # what came before a failure is good
     link.sendall(encode_end(decoder.size_bytes, ended=decoder.ended))
 
 
@@ -88,7 +89,7 @@ class _Download:
             raise Unavailable(f"export from {self._where} broke off: {error or type(error).__name__}") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _download(order: Order) -> Iterator[_Download]:
     """Raises Unavailable, Denied, Throttled."""
     where = f"{order.host}:{order.port}"
@@ -122,13 +123,11 @@ def main() -> None:
     link = socket.socket(fileno=0)
     order = receive_order(link)
     die_with_parent(order.parent)
-    try:
-        stream(order, link)
-    except CoriolisError as error:
-        link.sendall(encode_failure(error))
-    except BrokenPipeError:
-        pass  # the parent does not listen any more
-    os._exit(0)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent does not listen any more
+        try:
+            stream(order, link)
+        except CoriolisError as error:
+            link.sendall(encode_failure(error))
 
 
 if __name__ == "__main__":
