@@ -20,6 +20,7 @@ import msgspec
 from coriolis.model.disk import Extent, Snapshot
 from coriolis.model.finding import Finding
 from coriolis.model.machine import MachineSpec
+from coriolis.model.network import CloudConfiguration
 from coriolis.model.resource import (
     BootProof,
     Instance,
@@ -124,6 +125,13 @@ class ExaminesInstances(Protocol):
     async def examine(self, instance_id: str) -> list[Finding]:
         """``instance_id`` is ``MachineSpec.id``. Reads metadata only."""
         ...
+
+
+@runtime_checkable
+class DescribesConfiguration(Protocol):
+    """An ``Inventory`` that tells what its cloud has besides machines; ``coriolis.model.network_mapping`` compares."""
+
+    async def configuration(self) -> CloudConfiguration: ...
 
 
 class SnapshotSource(Protocol):
