@@ -153,9 +153,7 @@ class CinderVolumes:
                 body[key] = value
         for left in range(MAKE_ATTEMPTS - 1, -1, -1):
             made = await self._made(request, body)
-            ended = await self._session.until(
-                partial(_ended, volume_id=made.id), MAKE_TIMEOUT_S, f"volume {name}"
-            )
+            ended = await self._session.until(partial(_ended, volume_id=made.id), MAKE_TIMEOUT_S, f"volume {name}")
             if ended.status in _USABLE:
                 await self._remove_duplicates(request)
                 return ended

@@ -127,9 +127,7 @@ class Reservation:
     async def _bootable(self, disk: Found, properties: dict[str, str]) -> None:
         path = f"/volumes/{disk.id}/action"
         for body in ({"os-set_bootable": {"bootable": True}}, {"os-set_image_metadata": {"metadata": properties}}):
-            await self._session.change(
-                partial(ask, service="block_storage", method="POST", path=path, body=body)
-            )
+            await self._session.change(partial(ask, service="block_storage", method="POST", path=path, body=body))
 
     async def _keep(self, plan: ServerPlan, disks: list[Found], owner: dict[str, str]) -> None:
         if plan.image:
