@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 from coriolis.agent.assignment import TaskContext
-from coriolis.agent.tasks.endpoint import instances_of, open_endpoint
+from coriolis.agent.tasks.endpoint import instances_of, open_endpoint, volumes_of
 from coriolis.agent.tasks.machine_request import machine_request, volumes_in_order
 from coriolis.model.machine import to_document
-from coriolis.model.resource import ResourceKind
+from coriolis.model.resource import Instance, ResourceKind
+from coriolis.providers.base import Connection
 
 
 async def run(context: TaskContext) -> dict[str, Any]:
@@ -27,5 +28,16 @@ async def run(context: TaskContext) -> dict[str, Any]:
             context.event(f"machine {instance.name} ({instance.id}) is started")
         else:
             context.event(f"machine {instance.name} ({instance.id}) is made and, as asked, not started")
+        await _remove_unneeded(context, connection, instance)
     await asyncio.to_thread(context.workplace.discard, context.workplace.transfer_dir(work))
     return {"transfer_result": {**to_document(work.spec()), "id": instance.id, "name": instance.name}}
+
+
+async def _remove_unneeded(context: TaskContext, connection: Connection, instance: Instance) -> None:
+    """The machine has their content elsewhere now; a repeat finds it, and needs no volume."""
+    work = context.assignment
+    target = volumes_of(connection, work.provider)
+    for volume in volumes_in_order(work):
+        if volume.id in instance.unneeded_volumes:
+            await target.delete_volume(volume.id)
+            await context.record(ResourceKind.VOLUME, volume.name, "destination", "DELETED")

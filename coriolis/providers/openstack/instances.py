@@ -77,12 +77,12 @@ class OpenstackInstances:
         await self._session.read(lambda cloud: check_name(cloud, request))
         standing = await self._session.read(lambda cloud: servers_of(cloud, request.instance_id))
         if standing:
-            return Instance(request.instance_id, request.name, standing[0].status == "ACTIVE")
+            return _instance(request, standing[0].status == "ACTIVE")
         if not request.volumes:
             raise InvalidInput("a machine without disks cannot be made in OpenStack: there is nothing to start from")
         prepared = await self._prepare(request)
         await self._reserved.make(request, prepared, self._tell)
-        return Instance(request.instance_id, request.name, False)
+        return _instance(request, False)
 
     async def start(self, instance_id: str) -> None:
         """Make the server, or start the one that stands. Two that call at once get one: Cinder gives the root volume,
@@ -212,6 +212,14 @@ def needs(request: InstanceRequest, vcpus: int, ram_mb: int) -> dict[str, int]:
     if as_template(request):
         return disks
     return {**disks, "instances": 1, "cores": vcpus, "memory": ram_mb, "ports": len(request.spec.devices.nics)}
+
+
+def _instance(request: InstanceRequest, running: bool) -> Instance:
+    """Staged disks are images or volumes now; a volume that became an image is none any more."""
+    unneeded = [volume.id for volume in request.volumes if not is_id(volume.id)]
+    if from_image(request):
+        unneeded += [volume.id for volume in request.volumes[:1] if is_id(volume.id)]
+    return Instance(request.instance_id, request.name, running, tuple(unneeded))
 
 
 def _check_quotas(cloud: Cloud, request: InstanceRequest, prepared: Prepared, project_id: str) -> None:
