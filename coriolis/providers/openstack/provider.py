@@ -16,23 +16,32 @@ from coriolis.providers.schema_check import check_document
 from coriolis.providers.surroundings import NOTHING, Surroundings
 
 if TYPE_CHECKING:
+    from coriolis.providers.openstack.attachment import Attacher
     from coriolis.providers.openstack.session import Session
 
 
 class OpenstackConnection:
     """One login and the parts over it."""
 
-    def __init__(self, session: Session, surroundings: Surroundings) -> None:
+    def __init__(self, session: Session, surroundings: Surroundings, attacher: Attacher | None) -> None:
+        from coriolis.providers.openstack import data_path
+        from coriolis.providers.openstack.cinder_volumes import CinderVolumes
+        from coriolis.providers.openstack.instances import OpenstackInstances
         from coriolis.providers.openstack.inventory import OpenstackInventory
         from coriolis.providers.openstack.power import OpenstackPower
         from coriolis.providers.openstack.source import OpenstackSource
+        from coriolis.providers.openstack.volumes import OpenstackVolumes
 
         self.session = session
         self.inventory = OpenstackInventory(session)
         self.snapshots = OpenstackSource(session, surroundings)
         self.power = OpenstackPower(session)
-        self.volumes: VolumeTarget | None = None
-        self.instances: InstanceTarget | None = None
+        cinder = CinderVolumes(session, attacher, surroundings.tell)
+        wanted = str(surroundings.environment.get("data_path", "auto"))
+        ways = data_path.ways(attacher, surroundings.staging_dir)
+        volumes = OpenstackVolumes(session, cinder, ways, surroundings.staging_dir, wanted)
+        self.volumes: VolumeTarget = volumes
+        self.instances: InstanceTarget = OpenstackInstances(session, volumes, surroundings.tell)
 
 
 class OpenstackProvider:
@@ -41,6 +50,8 @@ class OpenstackProvider:
     name = "openstack"
     capabilities = Capabilities(
         origin=True,
+        destination=True,
+        starts_instances=True,
         live_source=True,
         power_control=True,
         takes_tokens=True,
@@ -63,12 +74,13 @@ async def _connect(connection_info: Mapping[str, Any], surroundings: Surrounding
 
     access = access_of(connection_info)
     try:
+        from coriolis.providers.openstack.data_path import attacher_here
         from coriolis.providers.openstack.session import Session
     except ImportError as error:
         raise Unsupported("openstacksdk is not installed: install coriolis-mesh[openstack]") from error
     session = Session(access, surroundings.renew)
     try:
         await session.open()
-        yield OpenstackConnection(session, surroundings)
+        yield OpenstackConnection(session, surroundings, await attacher_here(session, surroundings))
     finally:
         await session.close()
