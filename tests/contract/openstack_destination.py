@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import coriolis.keystone  # noqa: F401  # before openstacksdk
 import openstack.connection
 
+import coriolis.keystone  # noqa: F401  # before openstacksdk
 from coriolis.providers.openstack.attachment import GIB
 from coriolis.providers.openstack.marks import instance_mark
 from coriolis.providers.openstack.provider import OpenstackProvider
