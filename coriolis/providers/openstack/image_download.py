@@ -149,10 +149,11 @@ class ImageFolder:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(CONNECTIONS):
                         group.create_task(calls.run(job.work))
-            except* _NoRangesError:
+            except BaseExceptionGroup as failed:
+                stop.set()  # the threads of the others
+                if failed.subgroup(_NoRangesError) is None:
+                    raise _first(failed) from failed
                 await calls.run(job.stream)
-            except* CoriolisError as failed:
-                raise _first(failed) from failed
             await calls.run(job.check)
             await calls.run(os.fsync, partial)
             await calls.run(os.rename, self._folder / f"{part.id}.part", path)
@@ -176,11 +177,10 @@ def _close(*descriptors: int) -> None:
         os.close(descriptor)
 
 
-def _first(group: BaseExceptionGroup[CoriolisError]) -> CoriolisError:
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     found: BaseException = group
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
-    assert isinstance(found, CoriolisError)
     return found
 
 
