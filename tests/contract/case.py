@@ -35,7 +35,9 @@ def make_image(path: Path, content: bytes, fmt: str, options: str = "") -> None:
 
 @dataclass
 class Origin:
-    """An instance to read. ``truth`` maps each disk id to what the guest sees now; ``write`` changes both."""
+    """An instance to read. ``truth`` maps each disk id to what the guest sees now; ``write`` changes both.
+
+    ``size``: of each disk, in bytes."""
 
     provider: Provider
     connection_info: dict[str, Any]
@@ -45,6 +47,7 @@ class Origin:
     change_log: frozenset[str] = frozenset()
     live: bool = False
     surroundings: Surroundings = NOTHING
+    size: int = SIZE
 
 
 @dataclass

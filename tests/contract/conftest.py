@@ -40,6 +40,7 @@ _LIBVIRT = {
     "stopped": (False, ("qcow2", "raw")),
 }
 lab = pytest.mark.lab
+OPENSTACK_ORIGINS = ("volumes", "image")
 
 OVF = """<?xml version="1.0"?><Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"
  xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
@@ -67,6 +68,17 @@ def site() -> Iterator[Site]:
 def vsphere() -> Iterator[VsphereSite]:
     with vsphere_site() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def openstack() -> Iterator[Any]:
+    # the SDK is imported by those who have it
+    import coriolis.keystone  # noqa: F401  # before the SDK
+    from tests.contract.openstack_origin import openstack_servers
+    from tests.lab.openstack_site import openstack_site
+
+    with openstack_site("nova") as cloud, openstack_servers(cloud) as servers:
+        yield servers
 
 
 def _image_origin(folder: Path, kind: str) -> Origin:
@@ -117,6 +129,7 @@ _ORIGINS = [
     "image-ova",
     *(pytest.param(f"libvirt-{kind}", marks=lab) for kind in _LIBVIRT),
     *(f"vsphere-{kind}" for kind in VSPHERE_ORIGINS),
+    *(pytest.param(f"openstack-{kind}", marks=[lab, pytest.mark.openstack]) for kind in OPENSTACK_ORIGINS),
 ]
 
 
@@ -128,6 +141,9 @@ def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Origin]:
         return
     if family == "vsphere":
         yield vsphere_origin(request.getfixturevalue("vsphere"), tmp_path, kind)
+        return
+    if family == "openstack":
+        yield request.getfixturevalue("openstack").origin(kind, tmp_path)
         return
     site: Site = request.getfixturevalue("site")
     made, domain = _libvirt_origin(site, tmp_path, kind)

@@ -91,13 +91,17 @@ class Project:
                 self._delete(service, f"{where}/{one['id']}")
             if service == "compute":
                 self._until(lambda: not listed(self.own, "compute", "/servers", "servers"))
-        for one in listed(self.own, "block_storage", "/volumes", "volumes"):
-            for held in ask(self.own, "block_storage", "GET", "/attachments", params={"volume_id": one["id"]})[
-                "attachments"
-            ]:
+        self._until(self._no_volumes)
+
+    def _no_volumes(self) -> bool:
+        """Ask again for those that Cinder still made or detached."""
+        left = listed(self.own, "block_storage", "/volumes", "volumes")
+        for one in left:
+            query = {"volume_id": one["id"]}
+            for held in ask(self.own, "block_storage", "GET", "/attachments", params=query)["attachments"]:
                 self._delete("block_storage", f"/attachments/{held['id']}")
             self._delete("block_storage", f"/volumes/{one['id']}?cascade=true")
-        self._until(lambda: not listed(self.own, "block_storage", "/volumes", "volumes"))
+        return not left
 
     def leftovers(self) -> list[str]:
         """Everything that stands in the project but its network and what Neutron itself put there."""

@@ -101,6 +101,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds, at most ``MAX_RETRY_AFTER_S``; 0 when the answer does not say, or says a date."""
     text = headers.get("Retry-After", "") or headers.get("retry-after", "")
     try:
-        return min(max(float(text), 0.0), MAX_RETRY_AFTER_S)
+        seconds = float(text)
     except ValueError:
         return 0.0
+    return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else 0.0  # "nan" is a number too

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
 
 from openstack import exceptions as sdk
 
+from coriolis.errors import NotFound
 from coriolis.ids import is_id
 from coriolis.model.finding import Finding
 from coriolis.model.machine import MachineSpec
 from coriolis.model.network import CloudConfiguration
 from coriolis.providers.base import Named, Page
+from coriolis.providers.openstack.cloud_errors import printable
 from coriolis.providers.openstack.configuration import groups_of, networks_of, types_of
 from coriolis.providers.openstack.findings import findings, quota_of
 from coriolis.providers.openstack.machine_spec import (
@@ -24,8 +27,8 @@ from coriolis.providers.openstack.machine_spec import (
     spec_of,
     volumes_of,
 )
-from coriolis.providers.openstack.rest import Cloud, ask, ask_or_none, listed
-from coriolis.providers.openstack.session import Session
+from coriolis.providers.openstack.rest import ask, ask_or_none, listed
+from coriolis.providers.openstack.session import Cloud, Session
 
 SERVERS_PER_CALL = 250
 """A server takes about 3 KB in the answer, of which 4 MiB are read."""
@@ -51,7 +54,7 @@ class OpenstackInventory:
 
     async def examine(self, instance_id: str) -> list[Finding]:
         def look(cloud: Cloud) -> list[Finding]:
-            server = server_of(cloud, instance_id)
+            server = server_by_id(cloud, instance_id)
             return findings(server, surrounding(cloud, [server]), quota_of(_limits(cloud)))
 
         return await self._session.read(look)
@@ -92,6 +95,15 @@ def server_of(cloud: Cloud, instance: str) -> Document:
     named = listed(cloud, "compute", "/servers", "servers", SORTED)
     chosen = choose(named, instance)
     return dict(ask(cloud, "compute", "GET", f"/servers/{chosen}")["server"])
+
+
+def server_by_id(cloud: Cloud, server_id: str) -> Document:
+    """Blocking. Raises NotFound."""
+    found = ask_or_none(cloud, "compute", f"/servers/{quote(server_id, safe='')}")
+    if found is None:
+        raise NotFound(f"there is no server {printable(server_id, 100)} in the project")
+    server: Document = found["server"]
+    return server
 
 
 def surrounding(cloud: Cloud, servers: list[Document], *, everything: bool = False) -> Surrounding:

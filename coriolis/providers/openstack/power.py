@@ -12,12 +12,13 @@ from typing import Any
 
 from openstack import exceptions as sdk
 
-from coriolis.errors import Conflict, NotFound
+from coriolis.errors import Conflict
 from coriolis.model.machine import PowerState
 from coriolis.providers.openstack.cloud_errors import printable
+from coriolis.providers.openstack.inventory import server_by_id
 from coriolis.providers.openstack.machine_spec import Document, power_state_of
-from coriolis.providers.openstack.rest import Cloud, ask
-from coriolis.providers.openstack.session import POLL_S, Session
+from coriolis.providers.openstack.rest import ask
+from coriolis.providers.openstack.session import POLL_S, Cloud, Session
 
 STOP_TIMEOUT_S = 300.0
 START_TIMEOUT_S = 300.0
@@ -32,7 +33,7 @@ class OpenstackPower:
         self._session = session
 
     async def power_state(self, instance_id: str) -> str:
-        return await self._session.read(lambda cloud: _state(_server(cloud, instance_id)))
+        return await self._session.read(lambda cloud: _state(server_by_id(cloud, instance_id)))
 
     async def shut_down(self, instance_id: str, grace_s: float) -> bool:
         await self._act(instance_id, {"os-stop": None}, "stopped")
@@ -51,7 +52,7 @@ class OpenstackPower:
     async def start(self, instance_id: str) -> None:
         state = await self.power_state(instance_id)
         if state == "paused":
-            status = await self._session.read(lambda cloud: str(_server(cloud, instance_id)["status"]))
+            status = await self._session.read(lambda cloud: str(server_by_id(cloud, instance_id)["status"]))
             await self._act(instance_id, {"resume" if status == "SUSPENDED" else "unpause": None}, "running")
         else:
             await self._act(instance_id, {"os-start": None}, "running")
@@ -59,7 +60,7 @@ class OpenstackPower:
 
     async def _until(self, instance_id: str, wanted: PowerState, timeout_s: float) -> None:
         def reached(cloud: Cloud) -> bool | None:
-            server = _server(cloud, instance_id)
+            server = server_by_id(cloud, instance_id)
             if server.get("status") == "ERROR":
                 raise _in_error(server)
             return True if _state(server) == wanted else None
@@ -70,7 +71,7 @@ class OpenstackPower:
         """Ask once the server is not busy; nothing when it is as wanted or already on its way there."""
 
         def ask_it(cloud: Cloud) -> bool | None:
-            server = _server(cloud, instance_id)
+            server = server_by_id(cloud, instance_id)
             if _state(server) == wanted or _on_its_way(server, wanted):
                 return True
             try:
@@ -82,14 +83,6 @@ class OpenstackPower:
             return True
 
         await self._session.until(ask_it, BUSY_S, f"a pause in what Nova does with server {instance_id}")
-
-
-def _server(cloud: Cloud, instance_id: str) -> Document:
-    try:
-        server: Document = ask(cloud, "compute", "GET", f"/servers/{instance_id}")["server"]
-    except sdk.NotFoundException as error:
-        raise NotFound(f"there is no server {printable(instance_id, 100)}") from error
-    return server
 
 
 def _state(server: Document) -> PowerState:

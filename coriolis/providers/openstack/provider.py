@@ -34,7 +34,7 @@ class OpenstackConnection:
 
         self.session = session
         self.inventory = OpenstackInventory(session)
-        self.snapshots = OpenstackSource(session, surroundings)
+        self.snapshots = OpenstackSource(session, attacher, surroundings)
         self.power = OpenstackPower(session)
         cinder = CinderVolumes(session, attacher, surroundings.tell)
         wanted = str(surroundings.environment.get("data_path", "auto"))
