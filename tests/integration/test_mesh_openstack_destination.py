@@ -26,7 +26,6 @@ memory_mb = 128
 [[disks]]
 file = "tiny.raw"
 format = "raw"
-storage_backend_identifier = "fast"
 [[nics]]
 network_name = "VM Network"
 mac_address = "{MAC}"
@@ -54,7 +53,7 @@ async def test_a_guest_arrives_and_boots(project: Project, tmp_path: Path, way: 
     maker = [str(ROOT / "tests/lab/make_tiny_guest"), str(tmp_path / "tiny.qcow2"), str(origin / "tiny.raw")]
     await asyncio.to_thread(subprocess.run, maker, check=True, timeout=120, cwd=ROOT, capture_output=True)
     (origin / "tiny.toml").write_text(DESCRIPTION)
-    target = {"flavor_name": FLAVOR, "network_map": {"VM Network": NETWORK}, "storage_map": {"fast": "nfs"}}
+    target = {"flavor_name": FLAVOR, "network_map": {"VM Network": NETWORK}, "storage_mappings": {"default": "nfs"}}
     request = job_pb2.CreateMigrationRequest(
         origin=endpoint("image", {"path": str(origin)}),
         destination=endpoint("openstack", project.connection_info, target),
