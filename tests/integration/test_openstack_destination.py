@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -14,18 +15,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("openstack")
 import coriolis.keystone  # noqa: F401  # before openstacksdk
-from coriolis.errors import Conflict, NotFound
+from coriolis.errors import Conflict, InvalidInput, NotFound
+from coriolis.providers.openstack.marks import joined
 from coriolis.providers.openstack.rest import ask, listed
-from tests.contract.openstack_destination import Project
+from coriolis.providers.openstack.server_plan import decode
+from tests.contract.openstack_destination import NETWORK, Project
 from tests.integration.openstack_project import MAC, Trial
 from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT_TIMEOUT_S = 180.0
+_ED25519 = bytes((0, 0, 0, 11)) + b"ssh-ed25519" + bytes((0, 0, 0, 32)) + bytes(32)
+PUBLIC_KEY = f"ssh-ed25519 {base64.b64encode(_ED25519).decode()} nobody"
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.skipif(
@@ -204,3 +210,52 @@ def console_says(project: Project, server: str, address: str) -> bool:
             return True
         time.sleep(1)
     return False
+
+
+async def test_what_a_machine_is_given_besides(project: Project, tmp_path: Path) -> None:
+    """Floating IP, fixed IP, security group, key pair, zone, server group: in the reservation, and gone with it."""
+    own = project.own
+    network = next(one for one in listed(own, "network", "/networks", "networks") if one["name"] == NETWORK)
+    public = next(one for one in listed(own, "network", "/networks", "networks") if one["name"] == "public")
+    gateway = {"router": {"name": "r", "external_gateway_info": {"network_id": public["id"]}}}
+    router = ask(own, "network", "POST", "/routers", gateway)["router"]
+    interface = {"subnet_id": network["subnets"][0]}
+    ask(own, "network", "PUT", f"/routers/{router['id']}/add_router_interface", interface)
+    group = ask(own, "network", "POST", "/security-groups", {"security_group": {"name": "open"}})["security_group"]
+    policy = {"server_group": {"name": "apart", "policy": "anti-affinity"}}
+    apart = ask(own, "compute", "POST", "/os-server-groups", policy)["server_group"]
+    ask(own, "compute", "POST", "/os-keypairs", {"keypair": {"name": "mine", "public_key": PUBLIC_KEY, "type": "ssh"}})
+    wishes = {"security_groups": ["open"], "keypair_name": "mine", "availability_zone": "nova", "server_group": "apart"}
+    trial = Trial(project, tmp_path, floating_ip_pool="public", keep_ips=True, config_drive=True, **wishes)
+    devices = trial.spec.devices
+    nic = msgspec.structs.replace(devices.nics[0], ip_addresses=("10.77.0.77", "192.168.9.9"))
+    devices = msgspec.structs.replace(devices, nics=(nic,))
+    trial.spec = msgspec.structs.replace(trial.spec, devices=devices)
+    try:
+        async with trial.connected() as connection:
+            await connection.instances.validate(trial.request())
+            for name, member in (("no-key", "keypair_name"), ("no-zone", "availability_zone"), ("no", "server_group")):
+                wrong = trial.request(environment={**trial.environment, member: name})
+                with pytest.raises(InvalidInput, match=rf"{member}: .*{name}"):
+                    await connection.instances.validate(wrong)
+            volumes = await trial.volumes(connection)
+            for _ in range(2):
+                await connection.instances.create_instance(trial.request(volumes))
+            (address,) = listed(own, "network", "/floatingips", "floatingips")
+            assert address["fixed_ip_address"] == "10.77.0.77"
+            assert any(address["floating_ip_address"] in event for event in trial.events)
+            assert any("cannot keep 192.168.9.9" in event for event in trial.events)
+            port = ask(own, "network", "GET", f"/ports/{address['port_id']}")["port"]
+            assert (port["security_groups"], port["mac_address"]) == ([group["id"]], MAC)
+            root = ask(own, "block_storage", "GET", f"/volumes/{volumes[0].id}")["volume"]
+            plan = decode(joined(root["metadata"]))
+            assert (plan.key, plan.zone, plan.group, plan.config_drive) == ("mine", "nova", apart["id"], True)
+            await trial.clean(connection)
+            assert listed(own, "network", "/floatingips", "floatingips") == []
+    finally:
+        project.clear()
+        ask(own, "compute", "DELETE", "/os-keypairs/mine")
+        ask(own, "compute", "DELETE", f"/os-server-groups/{apart['id']}")
+        ask(own, "network", "DELETE", f"/security-groups/{group['id']}")
+        ask(own, "network", "PUT", f"/routers/{router['id']}/remove_router_interface", interface)
+        ask(own, "network", "DELETE", f"/routers/{router['id']}")

@@ -21,6 +21,11 @@ DESTINATION_ENVIRONMENT: dict[str, Any] = {
         },
         "keep_mac": {"type": "boolean", "description": "Default: wherever the cloud allows it; true: or fail."},
         "keep_ips": {"type": "boolean", "default": False, "description": "Addresses that the mapped subnet has."},
+        "create_missing_networks": {
+            "type": "boolean",
+            "default": False,
+            "description": "Networks, subnets and security groups that the origin describes and this project has not.",
+        },
         "security_groups": {"type": "array", "items": _NAME, "maxItems": 32},
         "floating_ip_pool": {**_NAME, "description": "External network from which the first NIC gets an address."},
         "keypair_name": _NAME,

@@ -45,6 +45,8 @@ class Prepared(msgspec.Struct, frozen=True):
     zone: str = ""
     group: str = ""
     pool: str = ""
+    nic_groups: tuple[tuple[str, ...], ...] = ()
+    """Of each NIC, where the origin's groups are taken over."""
 
 
 def parse_server(document: Mapping[str, Any]) -> Server:
