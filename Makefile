@@ -82,7 +82,7 @@ test: lint types protos keystone-lab ## everything CI runs: lint, types, protos,
 
 .PHONY: test-unit
 test-unit: setup ## no network, no root, a minute
-	$(PY) -m pytest tests/unit tests/security
+	$(PY) -m pytest -m "not full and not lab" tests/unit tests/security
 
 .PHONY: contract
 contract: setup ## every provider against the one suite
@@ -91,6 +91,14 @@ contract: setup ## every provider against the one suite
 .PHONY: integration
 integration: keystone-lab ## real etcd, libvirt, QEMU, libguestfs, whole meshes
 	$(PYTEST) tests/integration
+
+VSPHERE_TESTS := $(wildcard tests/unit/providers/test_vsphere_*.py tests/unit/providers/test_stream_*.py \
+  tests/integration/test_vsphere_*.py tests/integration/test_mesh_vsphere*.py tests/fault/test_vsphere_*.py)
+
+.PHONY: test-vsphere
+test-vsphere: setup ## the vSphere provider against govmomi's simulated vCenter, a booting guest and kills included
+	$(PYTEST) $(VSPHERE_TESTS) tests/unit/providers/test_connection_slots.py
+	$(PYTEST) tests/contract -k vsphere
 
 .PHONY: api
 api: keystone-lab ## REST, the published client, the CLI

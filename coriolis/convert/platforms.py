@@ -62,7 +62,7 @@ PLATFORMS = {
         TargetPlatform(
             name="vmware",
             required=("vmw_pvscsi", "sd_mod"),
-            wanted=("mptspi", "ahci", "nvme", "sr_mod"),
+            wanted=("mptspi", "mptsas", "ahci", "nvme", "sr_mod"),
             network=("vmxnet3", "e1000e"),
             agents=("open-vm-tools",),
             datasources=("VMware", "OVF", "None"),

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from coriolis.model.network import CloudConfiguration
+
 OsType = Literal["bsd", "linux", "osx", "solaris", "windows", "other"]
 FirmwareType = Literal["BIOS", "EFI"]
 PowerState = Literal["running", "stopped", "paused", "unknown"]
@@ -86,6 +88,8 @@ class MachineSpec(msgspec.Struct, frozen=True):
     cores_per_socket: int = 1
     vtpm: bool = False
     power_state: PowerState = "unknown"
+    configuration: CloudConfiguration | msgspec.UnsetType = msgspec.UNSET
+    """The networks and security groups that it uses, where its cloud describes them."""
     platform_properties: dict[str, str] = {}
     """Of the origin's own kind, such as an OpenStack image's ``hw_disk_bus``: for a destination of the same kind."""
 

@@ -203,7 +203,10 @@ class InstanceTarget(Protocol):
         ...
 
     async def create_instance(self, request: InstanceRequest) -> Instance:
-        """Make the VM, stopped. Raises Conflict when the name belongs to a VM that is not ours."""
+        """Make the VM, stopped; where a cloud runs what it makes, all of it but the VM, which ``start`` makes then.
+
+        Raises Conflict when the name belongs to a VM that is not ours.
+        """
         ...
 
     async def start(self, instance_id: str) -> None:

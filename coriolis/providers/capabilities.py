@@ -22,6 +22,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     starts_instances: bool = False
     proof_of_boot: bool = False
     """A machine can be started for a look before it is made."""
+    plain_names: bool = False
+    """Machines are called by letters, digits, dots, dashes and underscores: others become dashes."""
     takes_tokens: bool = False
     """Works with a Keystone token of the caller's cloud: ``coriolis.keystone.given_token`` says in which members."""
     target_platform: str = "kvm"

@@ -349,3 +349,18 @@ def test_metrics_count_by_route(stack: Stack) -> None:
     route = "/v1/{project_id}/migrations/{migration_id}"
     assert f'coriolis_gateway_requests_total{{code="404",method="GET",route="{route}"}}' in text
     assert "absent" not in text
+
+
+def test_credentials_are_renewed_only_with_keystone(stack: Stack) -> None:
+    with stack.client(stack.admin) as client:
+        made = client.post("/migrations", json=BODY).json()["migration"]
+        assert made["waiting_for"] is None
+        refused = client.post(f"/migrations/{made['id']}/actions", json={"renew_credentials": None})
+        assert (refused.status_code, "only with Keystone" in refused.text) == (405, True)
+        absent = client.post(
+            "/migrations/11111111-1111-4111-8111-111111111111/actions", json={"renew_credentials": None}
+        )
+        assert absent.status_code == 404
+    with stack.client(stack.reader) as client:
+        refused = client.post(f"/migrations/{made['id']}/actions", json={"renew_credentials": None})
+        assert (refused.status_code, "migration:migrations:renew_credentials" in refused.text) == (403, True)

@@ -52,7 +52,10 @@ class Origin:
 
 @dataclass
 class Destination:
-    """A place to write to. ``foreign_volume``/``foreign_instance`` make one that is not ours, by name."""
+    """A place to write to. ``foreign_volume``/``foreign_instance`` make one that is not ours, by name.
+
+    ``has_terabytes``: the laboratory's storage takes a sparse volume of 2 TiB.
+    """
 
     provider: Provider
     connection_info: dict[str, Any]
@@ -61,3 +64,9 @@ class Destination:
     foreign_instance: Callable[[str], None]
     network_map: dict[str, str] = field(default_factory=dict)
     is_running: Callable[[str], Awaitable[bool]] | None = None
+    surroundings: Surroundings = NOTHING
+    made_at_start: bool = False
+    """The cloud runs what it makes: before the start nothing but its parts stands."""
+    size_unit: int = 1
+    """Bytes: sizes of the machine's disks are multiples of it."""
+    has_terabytes: bool = True

@@ -11,9 +11,16 @@ import pytest
 
 from coriolis.providers.image.provider import ImageProvider
 from coriolis.providers.libvirt.provider import LibvirtProvider
+from coriolis.providers.surroundings import Surroundings
+from coriolis.providers.vmware_vsphere.provider import VsphereProvider
 from tests.contract.case import SIZE, Destination, Origin, make_image, sample_disk
+from tests.contract.openstack_destination import WAYS as OPENSTACK_WAYS
+from tests.contract.openstack_destination import Project, openstack_destination
 from tests.contract.site import Site, guest_write, libvirt_site
+from tests.contract.vsphere_destination import VSPHERE_ENVIRONMENT, machine_of_somebody, machine_runs
 from tests.contract.vsphere_origin import VSPHERE_ORIGINS, vsphere_origin
+from tests.lab.openstack_site import ALL_SERVICES, openstack_site
+from tests.lab.vcsim import Simulator, vcsim
 from tests.lab.vsphere_site import Site as VsphereSite
 from tests.lab.vsphere_site import vsphere_site
 
@@ -177,11 +184,45 @@ def _libvirt_destination(site: Site, fmt: str) -> Destination:
     )
 
 
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[Simulator]:
+    with vcsim() as running:
+        yield running
+
+
+def _vsphere_destination(simulator: Simulator, folder: Path) -> Destination:
+    info = simulator.connection_info()
+    hidden = folder / "vmware_vsphere" / f"{simulator.host}_{simulator.port}" / ".coriolis"
+
+    def foreign_volume(name: str) -> None:
+        hidden.mkdir(parents=True, exist_ok=True)
+        (hidden / f"{name}.raw.partial").write_bytes(b"not ours")
+
+    return Destination(
+        VsphereProvider(),
+        info,
+        VSPHERE_ENVIRONMENT,
+        foreign_volume,
+        lambda name: machine_of_somebody(info, name),
+        is_running=lambda instance_id: machine_runs(info, instance_id),
+        surroundings=Surroundings(staging_dir=folder),
+    )
+
+
 _DESTINATIONS = [
     *(f"image-{fmt}" for fmt in ("raw", "qcow2", "vmdk", "vhd", "vhdx")),
     pytest.param("libvirt-raw", marks=lab),
     pytest.param("libvirt-qcow2", marks=lab),
+    "vsphere-import",
+    *(pytest.param(f"openstack-{way}", marks=lab) for way in OPENSTACK_WAYS),
 ]
+
+
+@pytest.fixture(scope="session")
+def project() -> Iterator[Project]:
+    """Of a whole OpenStack: a minute to start, unless CORIOLIS_OPENSTACK_HOME names one that runs."""
+    with openstack_site(*ALL_SERVICES) as cloud:
+        yield Project(cloud)
 
 
 @pytest.fixture(params=_DESTINATIONS)
@@ -189,6 +230,14 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Dest
     family, fmt = request.param.split("-", 1)
     if family == "image":
         yield _image_destination(tmp_path, fmt)
+        return
+    if family == "vsphere":
+        yield _vsphere_destination(request.getfixturevalue("simulator"), tmp_path)
+        return
+    if family == "openstack":
+        project: Project = request.getfixturevalue("project")
+        yield openstack_destination(project, tmp_path, fmt)
+        project.clear()
         return
     site: Site = request.getfixturevalue("site")
     yield _libvirt_destination(site, fmt)

@@ -55,8 +55,22 @@ async def test_a_job_outlives_the_token_that_asked_for_it(running: KeystoneMesh,
     ended = await running.wait(who, made["id"], lambda found: found["status"] in END)
     assert ended["status"] == "COMPLETED", ended["tasks"]
     assert ended["destination"]["connection_info"] == {}
+    assert await verified(running, who, made["id"]) == "COMPLETED", "the trust of an ended job is renewed for it"
     content = (sites.origin / "disk.img").read_bytes()
     assert content in [path.read_bytes() for path in sites.destination.rglob("*") if path.is_file()]
+
+
+async def verified(running: KeystoneMesh, who: Account, migration_id: str) -> str:
+    """The status in which a verification of an ended job ends."""
+    with running.client(who) as client:
+        started = client.post(f"/migrations/{migration_id}/actions", json={"verify": None})
+        assert started.status_code == 200, started.text
+        path = f"/migrations/{migration_id}/verifications/{started.json()['verification']['id']}"
+        deadline = time.monotonic() + 60
+        while (status := client.get(path).json()["verification"]["status"]) == "RUNNING":
+            assert time.monotonic() < deadline, "the verification does not end"
+            await asyncio.sleep(0.2)
+    return str(status)
 
 
 async def test_lost_credentials_make_a_job_wait_and_new_ones_go_on(running: KeystoneMesh, tmp_path: Path) -> None:

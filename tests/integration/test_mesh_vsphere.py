@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,24 @@ async def test_export_leases_alone_are_enough(vsphere: Site, tmp_path: Path) -> 
     assert left_at(vsphere, "exported") == []
 
 
+async def test_a_template_arrives_as_a_template(vsphere: Site, tmp_path: Path) -> None:
+    vsphere.vcenter.folder_locks = "live"
+    folder = tmp_path / "images"
+    folder.mkdir()
+    vsphere.add_machine("golden image", [disk(9)], template=True)
+    async with Mesh(tmp_path / "mesh") as mesh:
+        migration = await mesh.wait(await mesh.migrate(request(vsphere, "golden image", folder)))
+    assert migration.status == "COMPLETED", summary(migration)
+    assert arrived(folder, "golden-image", 0) == disk(9)
+    said = events(migration, "VALIDATE_TRANSFER_DESTINATION_INPUTS")
+    assert said == ["golden image will be called golden-image at its destination"]
+    described = tomllib.loads((folder / "golden-image.toml").read_text())
+    assert described["is_template"] is True
+    assert any("template" in one for one in events(migration, "FINALIZE_INSTANCE_DEPLOYMENT"))
+    assert not list((folder / ".coriolis").glob("*.started")), "templates are not started"
+    assert left_at(vsphere, "golden image") == []
+
+
 async def test_a_machine_that_snapshots_leave_out_is_refused_before_a_byte_moves(vsphere: Site, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -198,7 +217,7 @@ async def test_a_debian_guest_of_vsphere_boots_on_libvirt(vsphere: Site, tmp_pat
         destination=endpoint(
             "libvirt",
             lab.connection_info(uri, libvirt_folder),
-            {"network_map": {"VM Network": "user"}, "domain_type": "qemu", "instance_name": "debian-12"},
+            {"network_map": {"VM Network": "user"}, "domain_type": "qemu"},
         ),
         instances=["Debian 12"],
         replication_count=2,
@@ -211,11 +230,11 @@ async def test_a_debian_guest_of_vsphere_boots_on_libvirt(vsphere: Site, tmp_pat
         migration = await mesh.wait(migration_id, timeout_s=600)
     assert migration.status == "COMPLETED", summary(migration)
     print(summary(migration))
-    xml = lab.domain_xml(uri, "debian-12")
+    xml = lab.domain_xml(uri, "Debian-12")
     assert MAC in xml
     volume = libvirt_folder / "pool" / f"coriolis-{migration_id}-0-disk-1"
     assert volume.read_bytes() == vsphere.guest_content("Debian 12", 1)
     assert left_at(vsphere, "Debian 12") == []
-    log = libvirt_folder / "console" / "debian-12-serial0.log"
+    log = libvirt_folder / "console" / "Debian-12-serial0.log"
     seconds = await asyncio.to_thread(lab.wait_for_login, log, BOOT_TIMEOUT_S)
     print(f"login prompt on virtio after {seconds:.0f} s")

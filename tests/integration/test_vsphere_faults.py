@@ -246,6 +246,20 @@ async def test_a_machine_renamed_while_it_is_read(site: Site) -> None:
         assert await read_all(reader) == content()
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_machine_moved_to_another_host_while_it_is_read(site: Site, way: str) -> None:
+    """The old host ends its connections; they are opened again."""
+    name = f"moved {way}"
+    async with (
+        frozen(site, name, way) as (source, snapshot),
+        source.open_reader(snapshot, disk_of(snapshot)) as reader,
+    ):
+        first = await reader.read_at(0, MIB)
+        site.move(name)
+        site.faults.cut({"datastore": "GET /folder", "export": "GET /nfc"}[way], MIB // 2)
+        assert first + (await read_all(reader))[MIB:] == content()
+
+
 async def test_warm_passes_read_what_changed_and_fall_back_when_the_log_is_lost(site: Site) -> None:
     identity = site.add_machine("warm", [content()], running=True)
     said = Said()

@@ -97,9 +97,8 @@ def nics(wanted: Sequence[LabNic], networks: dict[str, Any]) -> list[Any]:
     for number, nic in enumerate(wanted):
         network = networks[nic.network]
         if isinstance(network, vim.dvs.DistributedVirtualPortgroup):
-            port = vim.dvs.PortConnection(
-                portgroupKey=network.key, switchUuid=network.config.distributedVirtualSwitch.uuid
-            )
+            switch: Any = network.config.distributedVirtualSwitch
+            port = vim.dvs.PortConnection(portgroupKey=network.key, switchUuid=switch.uuid)
             backing = vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo(port=port)
         else:
             backing = vim.vm.device.VirtualEthernetCard.NetworkBackingInfo(deviceName=nic.network, network=network)
@@ -111,7 +110,7 @@ def nics(wanted: Sequence[LabNic], networks: dict[str, Any]) -> list[Any]:
 
 
 def _add(device: Any, file: str | None = None) -> Any:
-    spec = vim.vm.device.VirtualDeviceSpec(operation="add", device=device)
+    spec: Any = vim.vm.device.VirtualDeviceSpec(operation="add", device=device)
     if file:
         spec.fileOperation = file
     return spec

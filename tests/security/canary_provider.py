@@ -46,4 +46,4 @@ class CanaryProvider(ImageProvider):
                 raise Denied(f"login as user with {password} and {phrase} was refused")
             case "crash":
                 raise RuntimeError(f"unexpected answer to {password} and {phrase}")
-        return super().connect({"path": connection_info["path"]})
+        return super().connect({"path": connection_info["path"]}, surroundings)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
 from coriolis.agent.assignment import Assignment
 from coriolis.ids import derived_id
 from coriolis.model.environment import of_provider
 from coriolis.model.resource import InstanceRequest, Volume
+from coriolis.providers.registry import load_provider
 
 INSTANCE_ROLE = "instance"
+MAX_NAME_CHARS = 128
+
+
+def plain_name(name: str) -> str:
+    """``name`` with a dash for whatever is no letter, digit, dot, dash or underscore; never empty or hidden."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:MAX_NAME_CHARS] or "instance"
 
 
 def machine_request(work: Assignment, volumes: tuple[Volume, ...]) -> InstanceRequest:
     """The request for the one instance of this run; its id derives from the migration."""
     spec = work.spec()
+    plain = load_provider(work.provider).capabilities.plain_names
     return InstanceRequest(
-        name=str(work.environment.get("instance_name") or spec.name),
+        name=str(work.environment.get("instance_name") or (plain_name(spec.name) if plain else spec.name)),
         instance_id=derived_id(work.migration_id, str(work.instance_index), INSTANCE_ROLE),
         tag=work.tag(INSTANCE_ROLE),
         spec=spec,

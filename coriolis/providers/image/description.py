@@ -56,6 +56,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     os_type: OsType = "linux"
     firmware_type: FirmwareType = "BIOS"
     secure_boot: bool = False
+    is_template: bool = False
     hostname: Text = ""
     disks: Annotated[tuple[DiskEntry, ...], msgspec.Meta(max_length=MAX_DISKS)] = ()
     nics: Annotated[tuple[NicEntry, ...], msgspec.Meta(max_length=MAX_NICS)] = ()
@@ -98,6 +99,7 @@ def from_request(request: InstanceRequest, files: tuple[DiskEntry, ...], network
         os_type=spec.os_type,
         firmware_type=spec.firmware_type,
         secure_boot=spec.secure_boot,
+        is_template=spec.is_template,
         hostname=spec.hostname,
         disks=files,
         nics=tuple(nics),
@@ -131,5 +133,6 @@ def to_spec(description: Description, instance_id: str, sizes: tuple[int, ...]) 
         hostname=description.hostname,
         firmware_type=description.firmware_type,
         secure_boot=description.secure_boot,
+        is_template=description.is_template,
         power_state="stopped",
     )

@@ -113,7 +113,10 @@ def build_domain(
     ET.SubElement(root, "name").text = request.name
     ET.SubElement(root, "uuid").text = request.instance_id
     metadata = ET.SubElement(root, "metadata")
-    ET.SubElement(metadata, f"{{{NAMESPACE}}}resource", {"tag": str(request.tag)})
+    mark = ET.SubElement(metadata, f"{{{NAMESPACE}}}resource", {"tag": str(request.tag)})
+    if request.spec.is_template:  # libvirt has no templates: a domain that says that it is one, and is not started
+        mark.set("template", "yes")
+        ET.SubElement(root, "title").text = "Template"
     ET.SubElement(root, "memory", unit="MiB").text = str(request.spec.memory_mb)
     ET.SubElement(root, "vcpu").text = str(request.spec.num_cpu)
     _add_os(root, request, shape.machine)

@@ -9,7 +9,7 @@ import msgspec
 from coriolis.model.machine import Controller, Devices, Disk, FirmwareType, MachineSpec, Nic, OsType
 
 NAMESPACE = "https://coriolis-mesh.github.io/xmlns/libvirt/1"
-"""XML namespace of our metadata element ``resource`` with the attribute ``tag``."""
+"""XML namespace of our metadata element ``resource`` with the attributes ``tag`` and, of templates, ``template``."""
 _OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
 
 _UNIT_BYTES = {"b": 1, "bytes": 1, "KB": 1000, "k": 1 << 10, "KiB": 1 << 10, "MB": 10**6, "M": 1 << 20,
@@ -56,6 +56,7 @@ class Domain(msgspec.Struct, frozen=True):
     nics: tuple[DomainNic, ...]
     controllers: tuple[Controller, ...]
     tag: str = ""
+    is_template: bool = False
 
 
 def _disk(element: ET.Element) -> DomainDisk:
@@ -132,6 +133,7 @@ def parse_domain(text: str) -> Domain:
             if c.get("type") in ("scsi", "ide", "sata")
         ),
         tag="" if mark is None else mark.get("tag", ""),
+        is_template=mark is not None and mark.get("template") == "yes",
     )
 
 
@@ -162,5 +164,6 @@ def to_spec(domain: Domain, sizes: dict[str, int], power_state: str) -> MachineS
         instance_name=domain.name,
         firmware_type=domain.firmware,
         secure_boot=domain.secure_boot,
+        is_template=domain.is_template,
         power_state=state,  # type: ignore[arg-type]  # narrowed above
     )

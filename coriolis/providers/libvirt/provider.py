@@ -52,6 +52,7 @@ class LibvirtProvider:
         change_log=True,
         power_control=True,
         starts_instances=True,
+        plain_names=True,
         proof_of_boot=True,
         target_platform="kvm",
     )

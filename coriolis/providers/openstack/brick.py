@@ -50,6 +50,8 @@ class Brick:
 
     async def disconnect(self, connection: dict[str, Any], device: dict[str, Any]) -> None:
         self._check(connection)
+        if connection["driver_volume_type"] == "nfs":
+            return  # os-brick would do nothing: the share stays mounted, for other volumes and for the next pass
         await self._run({**self._order("disconnect", connection), "device": device})
 
     def inside(self, connection: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,8 +27,10 @@ from coriolis.providers.openstack.window import window
 MAKE_ATTEMPTS = 3
 """A volume that goes to ``error`` is deleted and made anew, this often in all."""
 MAKE_TIMEOUT_S = 600.0
-MAX_GIB = 1 << 31
+IMAGE_TIMEOUT_S = 6 * 3600.0
+"""A volume that is copied from or to an image."""
 _USABLE = ("available", "in-use", "reserved", "attaching", "detaching")
+_BUSY = ("creating", "downloading", "uploading", "attaching", "detaching", "backing-up")
 _GOING = ("deleting", "error_deleting")
 
 
@@ -126,11 +130,19 @@ class CinderVolumes:
     async def create_volume(self, request: VolumeRequest) -> Volume:
         """It is attached once when it is new, so that a path that does not work fails before a byte has moved."""
         attacher = self._attach()
-        found = await self.make(request)
-        if marks.FORMAT not in found.metadata:
-            async with attacher.attached(found.id) as device, open_device(device) as disk:
-                window(disk, found.size_bytes)
-            found = await self.note(found, {marks.DRIVER: device.driver, marks.FORMAT: device.format})
+        for left in range(MAKE_ATTEMPTS - 1, -1, -1):
+            found = await self.make(request)
+            if marks.FORMAT in found.metadata:
+                break
+            try:
+                async with attacher.attached(found.id) as device, open_device(device) as disk:
+                    window(disk, found.size_bytes)
+                found = await self.note(found, {marks.DRIVER: device.driver, marks.FORMAT: device.format})
+                break
+            except (Conflict, NotFound, InvalidInput):  # another agent tries it, or removed it as a duplicate
+                if not left:
+                    raise
+                await asyncio.sleep(random.uniform(0.5, 3.0))
         return volume_of(found)
 
     async def make(self, request: VolumeRequest, image: str = "", extra: Mapping[str, str] | None = None) -> Found:
@@ -153,12 +165,13 @@ class CinderVolumes:
                 body[key] = value
         for left in range(MAKE_ATTEMPTS - 1, -1, -1):
             made = await self._made(request, body)
-            ended = await self._session.until(partial(_ended, volume_id=made.id), MAKE_TIMEOUT_S, f"volume {name}")
+            limit = IMAGE_TIMEOUT_S if image else MAKE_TIMEOUT_S
+            ended = await self._session.until(partial(_ended, volume_id=made.id), limit, f"volume {name}")
             if ended.status in _USABLE:
                 await self._remove_duplicates(request)
                 return ended
             why = await self._why(made.id)
-            await remove(self._session, "block_storage", f"/volumes/{made.id}", "=")
+            await self._discard(made.id)
             if not left:
                 raise _failed(name, body["size"], why)
             self._tell(f"Cinder could not make volume {name} ({why}): it is made anew", "WARNING")
@@ -186,7 +199,7 @@ class CinderVolumes:
     async def _remove_duplicates(self, request: VolumeRequest) -> None:
         _, others = await self._session.read(lambda cloud: pick(request.name, request.tag, named(cloud, request.name)))
         for other in others:
-            await remove(self._session, "block_storage", f"/volumes/{other.id}")
+            await self._discard(other.id)
 
     async def _why(self, volume_id: str) -> str:
         """What Cinder tells users of it; "" when it says nothing."""
@@ -236,6 +249,16 @@ class CinderVolumes:
             await self._attacher.release(volume_id)
         else:
             await self._release_plain(volume_id)
+        await self._discard(volume_id)
+
+    async def _discard(self, volume_id: str) -> None:
+        """Cinder refuses to delete what it still makes or copies, as after a killed agent: wait for that."""
+
+        def rests(cloud: Cloud) -> bool | None:
+            found = ask_or_none(cloud, "block_storage", f"/volumes/{volume_id}")
+            return True if found is None or found["volume"]["status"] not in _BUSY else None
+
+        await self._session.until(rests, IMAGE_TIMEOUT_S, f"volume {volume_id} at rest")
         await remove(self._session, "block_storage", f"/volumes/{volume_id}", "=", MAKE_TIMEOUT_S)
 
     async def _release_plain(self, volume_id: str) -> None:

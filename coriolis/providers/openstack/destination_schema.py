@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coriolis.model.storage_choice import STORAGE_MAP, STORAGE_MAPPINGS
 from coriolis.providers.openstack.connection_schema import DIALECT
 
 _NAME = {"type": "string", "minLength": 1, "maxLength": 255}
@@ -20,6 +21,11 @@ DESTINATION_ENVIRONMENT: dict[str, Any] = {
         },
         "keep_mac": {"type": "boolean", "description": "Default: wherever the cloud allows it; true: or fail."},
         "keep_ips": {"type": "boolean", "default": False, "description": "Addresses that the mapped subnet has."},
+        "create_missing_networks": {
+            "type": "boolean",
+            "default": False,
+            "description": "Networks, subnets and security groups that the origin describes and this project has not.",
+        },
         "security_groups": {"type": "array", "items": _NAME, "maxItems": 32},
         "floating_ip_pool": {**_NAME, "description": "External network from which the first NIC gets an address."},
         "keypair_name": _NAME,
@@ -27,11 +33,8 @@ DESTINATION_ENVIRONMENT: dict[str, Any] = {
         "server_group": {**_NAME, "description": "Name or id."},
         "config_drive": {"type": "boolean", "default": False},
         "volume_type": {**_NAME, "description": "For disks that storage_map does not name."},
-        "storage_map": {
-            "type": "object",
-            "additionalProperties": _NAME,
-            "description": "Origin storage -> volume type.",
-        },
+        "storage_map": {**STORAGE_MAP, "description": "Origin storage -> volume type."},
+        "storage_mappings": STORAGE_MAPPINGS,
         "volume_availability_zone": _NAME,
         "data_path": {
             "enum": ["auto", "attach", "upload"],

@@ -14,7 +14,7 @@ MAX_LISTED = 12
 
 
 class Flavor(msgspec.Struct, frozen=True):
-    """``disk_gb``: what a server that boots from an image gets; 0: as much as the image needs."""
+    """``disk_gb``: what a server that boots from an image gets; 0: none may."""
 
     id: str
     name: str
@@ -69,7 +69,8 @@ def choose(flavors: Sequence[Flavor], wanted: str, vcpus: int, ram_mb: int, imag
 
 
 def _too_small(flavor: Flavor, image_gb: int) -> bool:
-    return bool(image_gb and flavor.disk_gb and flavor.disk_gb < image_gb)
+    # By Nova's policy a flavor without a disk is for servers that boot from volumes only.
+    return bool(image_gb) and flavor.disk_gb < image_gb
 
 
 def _listed(flavors: Sequence[Flavor]) -> str:

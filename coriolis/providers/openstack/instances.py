@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from coriolis.convert.text import shown
 from coriolis.errors import (
     Conflict,
@@ -24,6 +26,7 @@ from coriolis.providers.openstack.cinder_volumes import gigabytes
 from coriolis.providers.openstack.destination_schema import DESTINATION_ENVIRONMENT
 from coriolis.providers.openstack.guest_properties import guest_properties
 from coriolis.providers.openstack.images import Images
+from coriolis.providers.openstack.missing_networks import MissingNetworks, is_asked_for
 from coriolis.providers.openstack.placing import (
     Prepared,
     Server,
@@ -58,12 +61,14 @@ class OpenstackInstances:
         self._session, self._volumes, self._tell = session, volumes, tell
         ports = Ports(session, tell)
         self._reserved = Reservation(session, volumes, Images(session), ports)
+        self._networks = MissingNetworks(session, tell)
 
     async def validate(self, request: InstanceRequest) -> None:
         """Names, places, quotas and the way of the disks."""
         check_request(request)
         self._volumes.path_of(request.environment)
-        prepared = await self._prepare(request)
+        known = await self._networks.planned(request) if is_asked_for(request) else request
+        prepared = await self._prepare(known)
         if not await self._volumes.find(request.tag.job_id):
             await self._session.read(lambda cloud: _check_quotas(cloud, request, prepared, self._session.project_id))
 
@@ -77,12 +82,15 @@ class OpenstackInstances:
         await self._session.read(lambda cloud: check_name(cloud, request))
         standing = await self._session.read(lambda cloud: servers_of(cloud, request.instance_id))
         if standing:
-            return Instance(request.instance_id, request.name, standing[0].status == "ACTIVE")
+            return _instance(request, standing[0].status == "ACTIVE")
         if not request.volumes:
             raise InvalidInput("a machine without disks cannot be made in OpenStack: there is nothing to start from")
-        prepared = await self._prepare(request)
+        groups: tuple[tuple[str, ...], ...] = ()
+        if is_asked_for(request) and not as_template(request):
+            request, groups = await self._networks.made(request)
+        prepared = msgspec.structs.replace(await self._prepare(request), nic_groups=groups)
         await self._reserved.make(request, prepared, self._tell)
-        return Instance(request.instance_id, request.name, False)
+        return _instance(request, False)
 
     async def start(self, instance_id: str) -> None:
         """Make the server, or start the one that stands. Two that call at once get one: Cinder gives the root volume,
@@ -168,16 +176,18 @@ class OpenstackInstances:
         """The plan first, so that nobody starts it again; then the server, its ports, images and copies."""
         if not is_id(instance_id):
             return
+        jobs = await self._reserved.jobs_of(instance_id)
         await self._reserved.cancel(instance_id)
         for server in await self._session.read(lambda cloud: servers_of(cloud, instance_id)):
             if Tag.parse(server.tag) is None:
                 raise Conflict(f"server {shown(server.name)} was not made by Coriolis: it is left alone")
             await remove(self._session, "compute", f"/servers/{server.id}", "=", GONE_TIMEOUT_S)
         await self._reserved.remove(instance_id)
+        await self._networks.remove_unused(jobs, instance_id)
 
     async def find_tagged(self, job_id: str) -> list[TaggedResource]:
         """A machine is one resource, whatever of it stands: server, ports, images, plan."""
-        found = await self._reserved.of_job(job_id)
+        found = {**await self._networks.of_job(job_id), **await self._reserved.of_job(job_id)}
         names: dict[str, str] = {}
         for one in await self._session.read(lambda cloud: servers(cloud, tags=marks.job_mark(job_id))):
             tag = Tag.parse(one.tag)
@@ -212,6 +222,14 @@ def needs(request: InstanceRequest, vcpus: int, ram_mb: int) -> dict[str, int]:
     if as_template(request):
         return disks
     return {**disks, "instances": 1, "cores": vcpus, "memory": ram_mb, "ports": len(request.spec.devices.nics)}
+
+
+def _instance(request: InstanceRequest, running: bool) -> Instance:
+    """Staged disks are images or volumes now; a volume that became an image is none any more."""
+    unneeded = [volume.id for volume in request.volumes if not is_id(volume.id)]
+    if from_image(request):
+        unneeded += [volume.id for volume in request.volumes[:1] if is_id(volume.id)]
+    return Instance(request.instance_id, request.name, running, tuple(unneeded))
 
 
 def _check_quotas(cloud: Cloud, request: InstanceRequest, prepared: Prepared, project_id: str) -> None:

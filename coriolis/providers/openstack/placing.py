@@ -12,6 +12,7 @@ import msgspec
 from coriolis.convert.text import shown
 from coriolis.errors import Conflict, InvalidInput
 from coriolis.model.resource import InstanceRequest
+from coriolis.model.storage_choice import storage_of
 from coriolis.providers.openstack import flavors, marks
 from coriolis.providers.openstack.cinder_volumes import gigabytes
 from coriolis.providers.openstack.network_choice import Network, NicPlace, Subnet, place
@@ -44,6 +45,8 @@ class Prepared(msgspec.Struct, frozen=True):
     zone: str = ""
     group: str = ""
     pool: str = ""
+    nic_groups: tuple[tuple[str, ...], ...] = ()
+    """Of each NIC, where the origin's groups are taken over."""
 
 
 def parse_server(document: Mapping[str, Any]) -> Server:
@@ -89,6 +92,7 @@ def prepare(cloud: Cloud, request: InstanceRequest, *, from_image: bool) -> Prep
     environment, spec = request.environment, request.spec
     known = [flavors.parse(one) for one in listed(cloud, "compute", "/flavors/detail", "flavors")]
     image_gb = gigabytes(spec.devices.disks[0].size_bytes) if from_image else 0
+    _check_types(cloud, request)
     networks = listed(cloud, "network", "/networks", "networks") if spec.devices.nics else []
     subnets = listed(cloud, "network", "/subnets", "subnets") if spec.devices.nics else []
     nics = place(
@@ -106,6 +110,17 @@ def prepare(cloud: Cloud, request: InstanceRequest, *, from_image: bool) -> Prep
         group=_server_group(cloud, str(environment.get("server_group", ""))),
         pool=_pool(cloud, str(environment.get("floating_ip_pool", "")), bool(nics)),
     )
+
+
+def _check_types(cloud: Cloud, request: InstanceRequest) -> None:
+    wanted = {
+        storage_of(disk, request.environment) or str(request.environment.get("volume_type", ""))
+        for disk in request.spec.devices.disks
+    } - {""}
+    if wanted:
+        known = listed(cloud, "block_storage", "/types", "volume_types")
+        for one in sorted(wanted):
+            one_of("volume type", one, known)
 
 
 def one_of(what: str, wanted: str, things: Sequence[Mapping[str, Any]]) -> str:

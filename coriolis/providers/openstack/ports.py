@@ -29,7 +29,8 @@ class Ports:
         made = []
         for number, nic in enumerate(prepared.nics):
             name = marks.port_name(request.instance_id, number)
-            made.append(str((await self._port(request, nic, name, prepared.groups))["id"]))
+            groups = prepared.nic_groups[number] if prepared.nic_groups else prepared.groups
+            made.append(str((await self._port(request, nic, name, groups))["id"]))
             if nic.lost_ips:
                 self._tell(
                     f"NIC {number} cannot keep {shown(', '.join(nic.lost_ips))}: its subnet has others", "WARNING"
@@ -80,6 +81,11 @@ class Ports:
                 if Tag.parse(address.get("description") or "") is not None:
                     await remove(self._session, "network", f"/floatingips/{address['id']}")
             await remove(self._session, "network", f"/ports/{port['id']}")
+
+    async def jobs_of(self, instance_id: str) -> set[str]:
+        """Ids of the jobs in the descriptions of a machine's ports."""
+        ports = await self._session.read(lambda cloud: _of_instance(cloud, instance_id))
+        return {tag.job_id for port in ports if (tag := Tag.parse(port["description"])) is not None}
 
     async def of_job(self, job_id: str) -> dict[str, Tag]:
         """Machines that have ports of that job: {derived id: tag}."""

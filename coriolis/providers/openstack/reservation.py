@@ -177,6 +177,12 @@ class Reservation:
         for image in await self._images.of_instance(instance_id):
             await self._images.delete(str(image["id"]))
 
+    async def jobs_of(self, instance_id: str) -> set[str]:
+        """Ids of the jobs that made what stands of a machine: one."""
+        volumes = await self._session.read(lambda cloud: marked(cloud, marks.INSTANCE, instance_id))
+        found = {one.metadata.get(marks.JOB, "") for one in volumes} | await self._ports.jobs_of(instance_id)
+        return (found | {str(one.get(marks.JOB, "")) for one in await self._images.of_instance(instance_id)}) - {""}
+
     async def of_job(self, job_id: str) -> dict[str, Tag]:
         """Machines of which anything stands: {derived id: tag}."""
         found = await self._ports.of_job(job_id)

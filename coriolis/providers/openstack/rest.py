@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from openstack import exceptions as sdk
 
 from coriolis.errors import NotFound, TimedOut, Unavailable
-from coriolis.providers.openstack.session import MAX_WAIT_S, Cloud, Session
+from coriolis.providers.openstack.session import MAX_WAIT_S, Session
+from coriolis.providers.openstack.session import Cloud as Cloud
 
 T = TypeVar("T")
 

@@ -7,26 +7,31 @@ refuses extents that a running machine has open.
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import http.client
-import queue
 import ssl
-import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from coriolis.errors import Conflict, CoriolisError, Corrupt, Denied, NotFound, Throttled, Unavailable
-from coriolis.providers.block.calls import Calls
+from coriolis.errors import (
+    Conflict,
+    CoriolisError,
+    Corrupt,
+    Denied,
+    NotFound,
+    Throttled,
+    TimedOut,
+    Unavailable,
+)
 from coriolis.providers.block.ranges import check_transfer
+from coriolis.providers.vmware_vsphere.range_loops import RangeLoops, Target
 
 CONNECTIONS = 4
 BLOCK_SIZE = 65536
 TIMEOUT_S = 60.0
 ATTEMPTS, OPEN_ATTEMPTS = 5, 2
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 8.0
-MAX_REPLY_BYTES = 4096
-"""Kept of an error's page."""
 
 
 def folder_path(datacenter: str, file: str) -> str:
@@ -36,7 +41,7 @@ def folder_path(datacenter: str, file: str) -> str:
 
 
 class Endpoint:
-    """Where and how to ask: ``cookie(stale)`` gives the session's cookie, another one than ``stale``."""
+    """Where and how to ask: ``cookie(stale)`` gives the session's cookie, another one than ``stale``. It blocks."""
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext, cookie: Callable[[str], str]) -> None:
         self.host, self.port, self.context, self.cookie = host, port, context, cookie
@@ -51,8 +56,9 @@ class FolderReader:
 
     def __init__(self, endpoint: Endpoint, path: str, size: int, connections: int = CONNECTIONS) -> None:
         self._endpoint, self._path, self._size = endpoint, path, size
-        self._idle: queue.LifoQueue[http.client.HTTPSConnection] = queue.LifoQueue()
-        self._calls = Calls(connections, "vsphere-folder")
+        target = Target(endpoint.host, endpoint.port, endpoint.context, path, TIMEOUT_S)
+        self._loops = RangeLoops(target, connections)
+        self._cookie = ""
 
     @property
     def size(self) -> int:
@@ -62,93 +68,72 @@ class FolderReader:
     def block_size(self) -> int:
         return BLOCK_SIZE
 
-    async def read_at(self, offset: int, length: int) -> bytes:
-        """Raises Unavailable, Throttled, Denied, NotFound, Conflict (another machine has it open), Corrupt."""
+    async def read_at(self, offset: int, length: int, attempts: int = ATTEMPTS) -> bytes:
+        """Raises Unavailable, TimedOut, Throttled, Denied, NotFound, Conflict (another machine has it), Corrupt."""
         check_transfer(offset, length, self._size)
-        return await self._calls.run(self.read, offset, length) if length else b""
-
-    def read(self, offset: int, length: int, attempts: int = ATTEMPTS) -> bytes:
-        """The blocking ``read_at``."""
+        if not length:
+            return b""
         pause, renewed = FIRST_PAUSE_S, False
-        cookie = self._endpoint.cookie("")
+        if not self._cookie:
+            self._cookie = await asyncio.to_thread(self._endpoint.cookie, "")
         for attempt in range(1, attempts + 1):
+            cookie = self._cookie
             try:
-                return self._once(offset, length, cookie)
+                return await self._once(offset, length, cookie)
             except Denied:
                 if renewed:
                     raise  # it is not the session: the rights are not there
-                cookie, renewed = self._endpoint.cookie(cookie), True
+                self._cookie, renewed = await asyncio.to_thread(self._endpoint.cookie, cookie), True
                 continue
-            except (Unavailable, Throttled):
+            except (Unavailable, Throttled, TimedOut):
                 if attempt == attempts:
                     raise
-            time.sleep(pause)
+            await asyncio.sleep(pause)
             pause = min(MAX_PAUSE_S, 2 * pause)
         raise Unavailable(f"datastore of {self._endpoint.where}: no answer in {attempts} attempts")
 
-    def _once(self, offset: int, length: int, cookie: str) -> bytes:
-        connection = self._connection()
-        headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Cookie": cookie}
+    async def _once(self, offset: int, length: int, cookie: str) -> bytes:
+        where = self._endpoint.where
         try:
-            connection.request("GET", self._path, headers=headers)
-            answer = connection.getresponse()
-            if answer.status != http.client.PARTIAL_CONTENT:
-                text = answer.read(MAX_REPLY_BYTES)
-                connection.close()
-                raise refusal(answer.status, text, self._endpoint.where)
-            data = answer.read(length + 1)
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise Unavailable(f"datastore of {self._endpoint.where}: {error or type(error).__name__}") from error
-        if len(data) != length:
-            connection.close()
-            raise Unavailable(f"datastore of {self._endpoint.where}: {len(data)} bytes came instead of {length}")
-        self._idle.put(connection)
-        return data
-
-    def _connection(self) -> http.client.HTTPSConnection:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            where = self._endpoint
-            return http.client.HTTPSConnection(where.host, where.port, timeout=TIMEOUT_S, context=where.context)
+            answer = await self._loops.get(offset, length, cookie)
+        except (Unavailable, TimedOut) as error:
+            raise type(error)(f"datastore of {where}: {error.message}") from error
+        if answer.status != http.client.PARTIAL_CONTENT:
+            raise refusal(answer.status, answer.body, where)
+        return answer.body
 
     def check_size(self) -> None:
         """Blocking. Raises Corrupt when the server states another size, Unavailable."""
-        connection = self._connection()
+        where = self._endpoint
+        connection = http.client.HTTPSConnection(where.host, where.port, timeout=TIMEOUT_S, context=where.context)
         try:
             connection.request("HEAD", self._path, headers={"Cookie": self._endpoint.cookie("")})
             answer = connection.getresponse()
             answer.read()
             stated = answer.getheader("Content-Length", "")
         except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"datastore of {self._endpoint.where}: {error or type(error).__name__}") from error
+            raise Unavailable(f"datastore of {where.where}: {error or type(error).__name__}") from error
         finally:
             connection.close()
         if answer.status == http.client.OK and stated.isdigit() and int(stated) != self._size:
-            raise Corrupt(f"the extent on {self._endpoint.where} has {stated[:20]} bytes, not {self._size}")
-
-    def drop_connections(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._idle.get_nowait().close()
+            raise Corrupt(f"the extent on {where.where} has {stated[:20]} bytes, not {self._size}")
 
     async def close(self) -> None:
-        await self._calls.close(self.drop_connections)
+        await asyncio.shield(self._loops.close())
 
 
-def open_folder(endpoint: Endpoint, path: str, size: int, connections: int = CONNECTIONS) -> FolderReader:
+async def open_folder(endpoint: Endpoint, path: str, size: int, connections: int = CONNECTIONS) -> FolderReader:
     """A reader that has proved by a read of the last bytes that the extent is there, open to us and of that size.
 
-    Blocking. Raises as ``read_at``; Corrupt when the extent has another size.
+    Raises as ``read_at``; Corrupt when the extent has another size.
     """
     reader = FolderReader(endpoint, path, size, connections)
     try:
         if size:
-            reader.read(size - min(size, 512), min(size, 512), attempts=OPEN_ATTEMPTS)
-            reader.check_size()
-    except CoriolisError:
-        reader.drop_connections()
+            await reader.read_at(size - min(size, 512), min(size, 512), attempts=OPEN_ATTEMPTS)
+            await asyncio.to_thread(reader.check_size)
+    except BaseException:
+        await reader.close()
         raise
     return reader
 

@@ -17,7 +17,7 @@ from coriolis.providers.vmware_vsphere import snapshots
 from coriolis.providers.vmware_vsphere.findings import FINDING_PROPERTIES, findings
 from coriolis.providers.vmware_vsphere.machine_spec import MACHINE_PROPERTIES, plain_name, spec_of
 from coriolis.providers.vmware_vsphere.place import place_of
-from coriolis.providers.vmware_vsphere.properties import all_of, some
+from coriolis.providers.vmware_vsphere.properties import all_of, ids_of, some
 from coriolis.providers.vmware_vsphere.session import Session
 
 MAX_CANDIDATES = 10
@@ -115,7 +115,7 @@ def choose(known: Iterable[Found], wanted: str) -> str:
 
 
 def _list(content: Any, page: Page) -> list[MachineSpec]:
-    ids = [one.id for one in sorted(machines(content), key=lambda one: one.id) if one.id > page.marker]
+    ids = sorted(one for one in ids_of(content, vim.VirtualMachine) if one > page.marker)
     return _describe(content, ids[: page.limit])
 
 
@@ -126,9 +126,11 @@ def _get(content: Any, instance: str) -> MachineSpec:
 
 def _describe(content: Any, ids: list[str]) -> list[MachineSpec]:
     objects = [vim.VirtualMachine(one, content.rootFolder._stub) for one in ids]
-    found = {str(one._moId): values for one, values in some(content, objects, MACHINE_PROPERTIES)}
     networks = network_names(content)
-    return [spec_of(one, found[one], networks) for one in ids if one in found]
+    # one by one: what pyvmomi makes of a machine is a hundred times as large as its specification
+    read = some(content, objects, MACHINE_PROPERTIES)
+    specs = {str(one._moId): spec_of(str(one._moId), values, networks) for one, values in read}
+    return [specs[one] for one in ids if one in specs]
 
 
 def network_names(content: Any) -> dict[str, str]:

@@ -6,12 +6,15 @@ Only leaf paths are asked for: servers differ in what they do with whole trees, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pyVmomi import vim, vmodl
 
 PAGE_OBJECTS = 500
 MAX_OBJECTS = 200_000
+CHUNK_OBJECTS, CHUNKS_AT_ONCE = 100, 2
+"""Of given objects: the server prepares one answer while another is parsed, which takes about as long."""
 
 _Spec = vmodl.query.PropertyCollector
 
@@ -27,11 +30,30 @@ def all_of(content: Any, kind: type, paths: Sequence[str]) -> Iterator[tuple[Any
         view.Destroy()
 
 
+def ids_of(content: Any, kind: type) -> list[str]:
+    """Managed object ids of all of a kind in the inventory; nothing of the objects themselves is read."""
+    view = content.viewManager.CreateContainerView(content.rootFolder, [kind], True)
+    try:
+        _, values = next(some(content, [view], ["view"]))
+        return [str(one._moId) for one in values.get("view", ())][:MAX_OBJECTS]
+    finally:
+        view.Destroy()
+
+
 def some(content: Any, objects: Sequence[Any], paths: Sequence[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The same for given objects of one kind."""
-    if objects:
-        specs = [_Spec.ObjectSpec(obj=one, skip=False) for one in objects]
-        yield from _retrieve(content, specs, type(objects[0]), paths)
+    """The same as ``all_of`` for given objects of one kind, in any order."""
+    chunks = [objects[at : at + CHUNK_OBJECTS] for at in range(0, len(objects), CHUNK_OBJECTS)]
+
+    def read(chunk: Sequence[Any]) -> list[tuple[Any, dict[str, Any]]]:
+        specs = [_Spec.ObjectSpec(obj=one, skip=False) for one in chunk]
+        return list(_retrieve(content, specs, type(objects[0]), paths))
+
+    if len(chunks) <= 1:
+        yield from (found for chunk in chunks for found in read(chunk))
+        return
+    with ThreadPoolExecutor(CHUNKS_AT_ONCE, "vsphere-properties") as pool:
+        for found in pool.map(read, chunks):
+            yield from found
 
 
 def _retrieve(

@@ -21,17 +21,19 @@ class VsphereConnection:
     """One login and the parts over it."""
 
     def __init__(self, session: Session, info: Mapping[str, Any], surroundings: Surroundings) -> None:
+        from coriolis.providers.vmware_vsphere.instances import VsphereInstances
         from coriolis.providers.vmware_vsphere.inventory import VsphereInventory
         from coriolis.providers.vmware_vsphere.power import VspherePower
         from coriolis.providers.vmware_vsphere.source import VsphereSource
         from coriolis.providers.vmware_vsphere.transports import DEFAULT_LIMITS, Transports
+        from coriolis.providers.vmware_vsphere.volumes import VsphereVolumes
 
         self.inventory = VsphereInventory(session, vddk=surroundings.vddk_dir is not None)
         transports = Transports(session, {**DEFAULT_LIMITS, **info}, surroundings)
         self.snapshots = VsphereSource(session, transports, surroundings)
         self.power = VspherePower(session)
-        self.volumes = None
-        self.instances = None
+        self.volumes = VsphereVolumes(surroundings.staging_dir, session.where)
+        self.instances = VsphereInstances(session, info, self.volumes, surroundings)
 
 
 class VsphereProvider:
@@ -39,11 +41,17 @@ class VsphereProvider:
 
     name = "vmware_vsphere"
     capabilities = Capabilities(
-        origin=True, live_source=True, change_log=True, power_control=True, target_platform="vmware"
+        origin=True,
+        destination=True,
+        live_source=True,
+        change_log=True,
+        power_control=True,
+        starts_instances=True,
+        target_platform="vmware",
     )
     connection_schema: JsonSchema = schemas.CONNECTION
     source_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
-    destination_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
+    destination_environment_schema: JsonSchema = schemas.DESTINATION_ENVIRONMENT
 
     def connect(
         self, connection_info: Mapping[str, Any], surroundings: Surroundings = NOTHING

@@ -73,3 +73,43 @@ SOURCE_ENVIRONMENT: dict[str, Any] = {
     },
     "additionalProperties": False,
 }
+
+DESTINATION_ENVIRONMENT: dict[str, Any] = {
+    "$schema": _DIALECT,
+    "type": "object",
+    "properties": {
+        "folder": {
+            "type": "string",
+            "minLength": 1,
+            "description": "Of machines: an inventory path, or relative to the datacenter's root folder (the default).",
+        },
+        "cluster": {"type": "string", "minLength": 1, "description": "Name or inventory path."},
+        "host": {"type": "string", "minLength": 1, "description": "An ESXi host, alone or of the cluster."},
+        "resource_pool": {"type": "string", "minLength": 1, "description": "Name or inventory path."},
+        "datastore": {"type": "string", "minLength": 1},
+        "storage_map": {
+            "type": "object",
+            "additionalProperties": {"type": "string", "minLength": 1},
+            "description": "Origin storage -> datastore; disks of other storages go to datastore.",
+        },
+        "network_map": {
+            "type": "object",
+            "additionalProperties": {"type": "string", "minLength": 1},
+            "description": "Origin network -> network, distributed port group or opaque network, by name or id.",
+        },
+        "guest_id": {"type": "string", "minLength": 1, "maxLength": 80},
+        "hardware_version": {"type": "string", "pattern": r"^vmx-[0-9]{2}$(?!\n)"},
+        "cores_per_socket": {"type": "integer", "minimum": 1, "maximum": 256},
+        "disk_controller": {"enum": ["pvscsi", "lsilogic-sas", "sata", "nvme"]},
+        "disk_allocation": {"enum": ["thin", "thick", "eager"], "default": "thin"},
+        "nic_type": {"enum": ["vmxnet3", "e1000e", "e1000"]},
+        "keep_mac": {"type": "boolean", "default": True},
+        "as_template": {"type": "boolean", "description": "Default: whether the origin is a template."},
+        "allow_overcommit": {
+            "type": "boolean",
+            "default": False,
+            "description": "Let staged disks be larger in sum than what the agent's staging_dir has left.",
+        },
+    },
+    "additionalProperties": False,
+}

@@ -44,6 +44,7 @@ _CLASSES: tuple[tuple[type[Exception], type[CoriolisError]], ...] = (
     (vim.fault.TaskInProgress, Conflict),
     (vim.fault.InvalidPowerState, Conflict),
     (vim.fault.InvalidState, Conflict),
+    (vim.fault.MethodDisabled, Conflict),
     (vim.fault.NoDiskSpace, QuotaExceeded),
     (vim.fault.InsufficientResourcesFault, QuotaExceeded),
     (vim.fault.Timedout, TimedOut),

@@ -45,7 +45,7 @@ class StreamVmdk:
         self.size_bytes = 0
         self.ended = False
         self._buffer = bytearray()
-        self._skip = 0
+        self._at = self._skip = 0
         self._grain_bytes = 0
         self._next = 0
 
@@ -54,31 +54,33 @@ class StreamVmdk:
         if self.ended:
             return  # a footer's copy may follow; it says nothing new
         self._buffer += piece
+        self._at = 0
+        with memoryview(self._buffer) as view:
+            yield from self._grains(view)
+        del self._buffer[: len(self._buffer) if self.ended else self._at]
+
+    def _grains(self, view: memoryview) -> Iterator[Grain]:
+        """All that are whole in ``view``; ``_at`` is where the next marker begins."""
         while not self.ended:
-            if self._skip:
-                passed = min(self._skip, len(self._buffer))
-                del self._buffer[:passed]
-                self._skip -= passed
-                if self._skip:
-                    return
-            if not self._grain_bytes:
-                if len(self._buffer) < SECTOR:
-                    return
-                self._read_header()
-                continue
-            if len(self._buffer) < SECTOR:
+            passed = min(self._skip, len(view) - self._at)
+            self._at, self._skip = self._at + passed, self._skip - passed
+            at = self._at
+            if len(view) - at < SECTOR:
                 return
-            value, size = _MARKER.unpack_from(self._buffer)
+            if not self._grain_bytes:
+                self._read_header(view[at : at + SECTOR])
+                continue
+            value, size = _MARKER.unpack_from(view, at)
             if not size:
-                self._pass_table(value)
+                self._pass_table(value, struct.unpack_from("<I", view, at + _MARKER.size)[0])
                 continue
             if size > 2 * self._grain_bytes + SECTOR:
                 raise Corrupt(f"a grain of {size} compressed bytes is larger than any of this disk can be")
             whole = -(-(_MARKER.size + size) // SECTOR) * SECTOR
-            if len(self._buffer) < whole:
+            if len(view) - at < whole:
                 return
-            yield self._grain(value, bytes(self._buffer[_MARKER.size : _MARKER.size + size]))
-            del self._buffer[:whole]
+            self._at = at + whole
+            yield self._grain(value, view[at + _MARKER.size : at + _MARKER.size + size])
 
     def finish(self, *, end_marker: bool = True) -> None:
         """The input has ended. Raises Corrupt when it was cut off.
@@ -90,8 +92,8 @@ class StreamVmdk:
         if not self.ended and (end_marker or self._buffer or self._skip):
             raise Corrupt("the VMDK stream was cut off: it has no end marker")
 
-    def _read_header(self) -> None:
-        fields = _HEADER.unpack_from(self._buffer)
+    def _read_header(self, sector: memoryview) -> None:
+        fields = _HEADER.unpack_from(sector)
         magic, _version, flags, capacity, grain, overhead, algorithm = *fields[:5], fields[10], fields[16]
         if magic != MAGIC:
             raise Corrupt("this is no VMDK stream: its magic number is wrong")
@@ -102,17 +104,15 @@ class StreamVmdk:
         self.size_bytes, self._grain_bytes = capacity * SECTOR, grain * SECTOR
         self._skip = overhead * SECTOR
 
-    def _pass_table(self, sectors: int) -> None:
-        (kind,) = struct.unpack_from("<I", self._buffer, _MARKER.size)
+    def _pass_table(self, sectors: int, kind: int) -> None:
         if kind == _END_OF_STREAM and sectors == 0:
             self.ended = True
-            self._buffer.clear()
         elif sectors > MAX_TABLE_SECTORS:
             raise Corrupt(f"a table of {sectors} sectors is larger than any VMDK has")
         else:
             self._skip = SECTOR + sectors * SECTOR
 
-    def _grain(self, lba: int, packed: bytes) -> Grain:
+    def _grain(self, lba: int, packed: memoryview) -> Grain:
         offset = lba * SECTOR
         if offset < self._next or offset >= self.size_bytes or offset % self._grain_bytes:
             raise Corrupt(f"a grain at {offset} is out of order or outside of the disk of {self.size_bytes} bytes")

@@ -171,7 +171,7 @@ class Transports:
         endpoint = Endpoint(session.host, session.port, session.context, session.cookie)
         path = folder_path(view.place.datacenter, flat_file(view.disk.file))
         async with self._connections(view, CONNECTIONS) as granted:
-            reader = await session.run(lambda _: open_folder(endpoint, path, view.disk.size_bytes, granted))
+            reader = await open_folder(endpoint, path, view.disk.size_bytes, granted)
             try:
                 yield reader
             finally:

@@ -45,6 +45,7 @@ func main() {
 	}
 	server := model.Service.NewServer()
 	defer server.Close()
+	server.Config.Handler = keepUploads(server.Config.Handler, model.Service.Context)
 
 	if *advertise != "" {
 		model.Service.Context.Map.OptionManager().UpdateOptions(&types.UpdateOptions{

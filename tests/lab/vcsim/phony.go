@@ -39,6 +39,8 @@ type lease struct {
 }
 
 type phony struct {
+	mo.HttpNfcLease // the registry looks for a managed object in the first field of all that it holds (FindAllByUuid)
+
 	ctx *simulator.Context
 
 	m       sync.Mutex

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 pytest.importorskip("libvirt")
@@ -127,3 +128,11 @@ def test_foreign_domains() -> None:
     assert parsed.other_targets == ("sdb",)
     assert parsed.nics[0].mac == "52:54:00:aa:00:01"
     assert parsed.tag == ""
+
+
+def test_a_template_says_that_it_is_one() -> None:
+    made = request("BIOS")
+    marked = msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, is_template=True))
+    for one, wanted in ((made, False), (marked, True)):
+        parsed = parse_domain(build_domain(one, (VolumeFile("/p/a", "raw"),), {"lan": "office"}, Shape("qemu")))
+        assert to_spec(parsed, {"vda": 1}, "stopped").is_template is wanted

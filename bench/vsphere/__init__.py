@@ -1,0 +1,1 @@
+"""Reading from a simulated vSphere beside curl and a plain decoder."""
