@@ -44,19 +44,29 @@ class Scene(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def simulated(size: int, disks: int) -> Iterator[Scene]:
+def simulator(logs: Path, *options: str, directory: Path | None = None) -> Iterator[Simulator]:
+    """vcsim; what it says of broken connections and the like goes to a file of ``logs``."""
+    with (
+        (logs / "vcsim.log").open("ab") as log,
+        vcsim(*options, directory=directory, stderr=log.fileno()) as running,
+    ):
+        yield running
+
+
+@contextmanager
+def simulated(size: int, disks: int, logs: Path) -> Iterator[Scene]:
     """A powered-on machine whose disks all hold the bench's realistic image; everything in memory."""
     image = make_image("realistic", size, OUT / "images")
     folder = Path(tempfile.mkdtemp(prefix="bench-vsphere-", dir=SHM))
     try:
-        with vcsim("-machines", "0", directory=folder) as simulator:
-            info = simulator.connection_info()
+        with simulator(logs, "-machines", "0", directory=folder) as running:
+            info = running.connection_info()
             instance = SmartConnect(
                 host=info["host"], port=info["port"], user=USER, pwd=PASSWORD, sslContext=tls_context(info)
             )
             try:
                 exported = _machine(instance.RetrieveContent(), image, size, disks)
-                yield Scene(simulator, size, disks, exported, instance._stub.cookie.split(";")[0])
+                yield Scene(running, size, disks, exported, instance._stub.cookie.split(";")[0])
             finally:
                 Disconnect(instance)
     finally:

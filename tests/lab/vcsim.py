@@ -125,14 +125,17 @@ def _version(go: str) -> tuple[int, int]:
 
 
 @contextmanager
-def vcsim(*options: str, directory: Path | None = None) -> Iterator[Simulator]:
+def vcsim(*options: str, directory: Path | None = None, stderr: int | None = None) -> Iterator[Simulator]:
     """A vCenter with two machines in each of two pools; ``options`` of ``tests/lab/vcsim/main.go``.
 
-    Its datastores lie under ``directory``, by default the system's for temporary files.
+    Its datastores lie under ``directory``, by default the system's for temporary files. What it says goes to the
+    descriptor ``stderr``, by default to ours.
     """
     command = [str(built()), "-user", USER, "-password", PASSWORD, *options]
     environment = {**os.environ, **({"TMPDIR": str(directory)} if directory else {})}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+    )
     try:
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())

@@ -6,7 +6,7 @@ import hashlib
 import socket
 import ssl
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from coriolis.errors import Denied, InvalidInput, TimedOut, Unavailable
 
@@ -15,28 +15,43 @@ _ALGORITHMS = {59: "sha1", 95: "sha256"}
 """By the length of a thumbprint written in pairs with colons."""
 
 
+class Trust(NamedTuple):
+    """What is accepted: ``only`` this certificate (DER), whoever signed it and for whatever name; those of an authority
+    ``ca`` (PEM); ``anything``; by default those of the system's authorities."""
+
+    ca: str = ""
+    only: bytes = b""
+    anything: bool = False
+
+    def context(self) -> ssl.SSLContext:
+        """For connections. Raises InvalidInput for a CA that is none."""
+        if not self.ca and not self.only:
+            context = ssl.create_default_context()
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self.ca:
+            try:
+                context.load_verify_locations(cadata=self.ca)
+            except ssl.SSLError as error:
+                raise InvalidInput("connection_info.ca holds no certificate that can be read") from error
+        if self.only:
+            context.check_hostname = False
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.load_verify_locations(cadata=self.only)
+        if self.anything:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def stated_trust(info: Mapping[str, Any]) -> Trust:
+    """Of a ``connection_info``; with a thumbprint anything, until ``checked_trust`` has seen the certificate."""
+    return Trust(ca=info.get("ca") or "", anything=bool(info.get("allow_untrusted") or info.get("thumbprint")))
+
+
 def tls_context(info: Mapping[str, Any]) -> ssl.SSLContext:
-    """For all connections to the endpoint of a ``connection_info``. Raises InvalidInput for a CA that is none."""
-    context = ssl.create_default_context()
-    if ca := info.get("ca"):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        try:
-            context.load_verify_locations(cadata=ca)
-        except ssl.SSLError as error:
-            raise InvalidInput("connection_info.ca holds no certificate that can be read") from error
-    if info.get("allow_untrusted") or info.get("thumbprint"):  # a thumbprint's context is made by ``check_certificate``
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def only(certificate: bytes) -> ssl.SSLContext:
-    """Accepts this one certificate (DER), whoever signed it and for whatever name, on every connection."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(cadata=certificate)
-    return context
+    """For connections to the endpoint of a ``connection_info``. Raises InvalidInput for a CA that is none."""
+    return stated_trust(info).context()
 
 
 def thumbprint(certificate: bytes, length: int) -> str:
@@ -59,13 +74,14 @@ def fetch_certificate(host: str, port: int) -> bytes:
         raise Unavailable(f"{host}:{port} cannot be reached: {error}") from error
 
 
-def checked_context(info: Mapping[str, Any]) -> ssl.SSLContext:
+def checked_trust(info: Mapping[str, Any]) -> Trust:
     """For all connections to the endpoint, after one that told what is wrong in the user's words, before any password
     is sent.
 
     Raises InvalidInput (the CA), Unavailable (unknown host, nobody listens), TimedOut, Denied (the certificate).
     """
-    context = tls_context(info)
+    trust = stated_trust(info)
+    context = trust.context()
     host, port = info["host"], info["port"]
     where = f"{host}:{port}"
     try:
@@ -89,4 +105,4 @@ def checked_context(info: Mapping[str, Any]) -> ssl.SSLContext:
     if wanted and thumbprint(certificate, len(wanted)) != wanted.upper():
         found = thumbprint(certificate, len(wanted))
         raise Denied(f"vSphere at {where}: its certificate has the thumbprint {found}, not the given one")
-    return only(certificate) if wanted else context
+    return Trust(only=certificate) if wanted else trust

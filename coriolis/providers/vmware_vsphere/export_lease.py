@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
+import os
 import re
-import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,9 +19,10 @@ from urllib.parse import urlsplit
 
 from pyVmomi import vim
 
-from coriolis.errors import CoriolisError, Corrupt, Denied, NotFound, Throttled, TimedOut, Unavailable
-from coriolis.providers.block.calls import Calls
-from coriolis.providers.vmware_vsphere.certificate import fetch_certificate, only, thumbprint
+from coriolis.errors import CoriolisError, Corrupt, Denied, NotFound, TimedOut
+from coriolis.providers.vmware_vsphere.certificate import Trust, fetch_certificate, thumbprint
+from coriolis.providers.vmware_vsphere.export_link import decoded
+from coriolis.providers.vmware_vsphere.export_messages import Batch, Order
 from coriolis.providers.vmware_vsphere.machine_spec import disks_of
 from coriolis.providers.vmware_vsphere.properties import some
 from coriolis.providers.vmware_vsphere.session import Session, from_fault
@@ -33,7 +32,6 @@ READY_TIMEOUT_S = 120.0
 POLL_S = 0.3
 TELL_PROGRESS_S = 20.0
 """Leases end after five minutes of silence by default."""
-PIECE_BYTES = 1 << 20
 STALL_S = 60.0
 MAX_URLS = 200
 _ON_CONTROLLER = re.compile(r"/([A-Za-z]+Controller)(\d+):(\d+)$")
@@ -71,28 +69,31 @@ def disk_url(urls: Sequence[Any], devices: Sequence[Any], disk_id: str) -> Any:
 
 
 @asynccontextmanager
-async def disk_pieces(session: Session, snapshot_id: str, disk_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The pieces of a disk's export, from its beginning, under a lease that lives as long as this context.
+async def disk_batches(session: Session, snapshot_id: str, disk_id: str) -> AsyncIterator[AsyncIterator[Batch]]:
+    """What a disk's export decodes to, from its beginning, under a lease that lives as long as this context.
 
     Raises Unavailable, TimedOut, Denied, NotFound (the snapshot), Unsupported.
     """
     lease = await session.run(lambda content: reference(content, snapshot_id).ExportSnapshot())
     done = False
+
+    async def watched(batches: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
+        nonlocal done
+        async for batch in batches:
+            done = batch.ended
+            yield batch
+
     try:
         urls = await _ready(session, lease)
         devices = await session.run(lambda content: _devices(content, snapshot_id))
-        url = disk_url(urls, devices, disk_id)
+        order = await asyncio.to_thread(_order, session, disk_url(urls, devices, disk_id))
         alive = asyncio.create_task(_keep_alive(session, lease))
-        calls, answer = Calls(1, "vsphere-export"), _Answer()
         try:
-            await calls.run(answer.open, session, url)
-            yield _pieces(calls, answer)
-            done = answer.ended
+            async with decoded(order) as batches:
+                yield watched(batches)
         finally:
             alive.cancel()
             await asyncio.gather(alive, return_exceptions=True)  # a lease that ended shows in the stream
-            answer.interrupt()
-            await calls.close(answer.close)
     finally:
         with contextlib.suppress(CoriolisError):
             await session.run(lambda content: lease.HttpNfcLeaseComplete() if done else lease.HttpNfcLeaseAbort())
@@ -125,84 +126,27 @@ async def _keep_alive(session: Session, lease: Any) -> None:
         await session.run(lambda content: lease.HttpNfcLeaseProgress(50))
 
 
-async def _pieces(calls: Calls, answer: _Answer) -> AsyncIterator[bytes]:
-    """The next piece is fetched while the caller works on this one."""
-    coming = asyncio.ensure_future(calls.run(answer.read))
-    try:
-        while piece := await coming:
-            coming = asyncio.ensure_future(calls.run(answer.read))
-            yield piece
-    finally:
-        coming.cancel()
+def _order(session: Session, url: Any) -> Order:
+    """Blocking. Raises Denied, Unavailable."""
+    parts = urlsplit(url.url)
+    host = parts.hostname or ""
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    if host in ("*", "", session.host):
+        host, port, trust = session.host, session.port, session.trust
+    else:
+        port = parts.port or 443
+        trust = lent_trust(host, port, url.sslThumbprint or "", session)
+    return Order(host, port, path, session.cookie(), trust, STALL_S, os.getpid())
 
 
-class _Answer:
-    """One HTTPS download; every method blocks."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self._connection: http.client.HTTPSConnection | None = None
-        self._answer: http.client.HTTPResponse | None = None
-        self._where = ""
-
-    def open(self, session: Session, url: Any) -> None:
-        parts = urlsplit(url.url)
-        host = parts.hostname or ""
-        ours = host in ("*", "", session.host)
-        host, port = (session.host, session.port) if ours else (host, parts.port or 443)
-        self._where = f"{host}:{port}"
-        context = session.context if ours else lent_context(host, port, url.sslThumbprint or "", session)
-        self._connection = http.client.HTTPSConnection(host, port, timeout=STALL_S, context=context)
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
-        try:
-            self._connection.request("GET", path, headers={"Cookie": session.cookie()})
-            self._answer = self._connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"export from {self._where}: {error or type(error).__name__}") from error
-        match self._answer.status:
-            case 200:
-                return
-            case 401 | 403:
-                raise Denied(f"export from {self._where} is refused (HTTP {self._answer.status})")
-            case 404:
-                raise Unavailable(f"export from {self._where}: the lease has ended (HTTP 404)")
-            case 429 | 503:
-                raise Throttled(f"export from {self._where}: the host is busy (HTTP {self._answer.status})")
-            case other:
-                raise Unavailable(f"export from {self._where} answers HTTP {other}")
-
-    def read(self) -> bytes:
-        """The next piece; empty at the end. Raises Unavailable, TimedOut."""
-        assert self._answer is not None
-        try:
-            piece = self._answer.read(PIECE_BYTES)
-        except TimeoutError as error:
-            raise TimedOut(f"export from {self._where}: nothing came for {STALL_S:.0f} s") from error
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Unavailable(f"export from {self._where} broke off: {error or type(error).__name__}") from error
-        self.ended = not piece
-        return piece
-
-    def interrupt(self) -> None:
-        """Make a read that waits return."""
-        sock = self._connection.sock if self._connection else None
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would pull the session from the reader
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-
-def lent_context(host: str, port: int, wanted: str, session: Session) -> ssl.SSLContext:
+def lent_trust(host: str, port: int, wanted: str, session: Session) -> Trust:
     """For a host that the endpoint sends us to: the certificate whose thumbprint it states, else the endpoint's rules.
 
     Raises Denied, Unavailable.
     """
     if not wanted:
-        return session.context
+        return session.trust
     certificate = fetch_certificate(host, port)
     if thumbprint(certificate, len(wanted)) != wanted.upper():
         raise Denied(f"{host}:{port} has another certificate than {session.where} states")
-    return only(certificate)
+    return Trust(only=certificate)

@@ -148,8 +148,8 @@ class _Connection:
 
     def _begin(self) -> None:
         self._head, self._status, self._at = b"", 0, 0
-        self._body = bytearray()
-        self._view = memoryview(self._body)
+        self._body = io.BytesIO()
+        self._view = self._body.getbuffer()
 
     def ask(self, job: Job) -> None:
         """Send the request. Raises OSError."""
@@ -201,7 +201,8 @@ class _Connection:
             return None
         except ssl.SSLEOFError as error:
             raise http.client.IncompleteRead(b"", self.job.length - self._at) from error
-        return Answer(self._status, bytes(self._body))
+        view.release()
+        return Answer(self._status, self._body.getvalue())
 
     def _take_head(self, piece: bytes) -> Answer | None:
         """What is no range of the right length is answered at once."""
@@ -226,8 +227,9 @@ class _Connection:
         if stated != str(self.job.length) or len(begun) > self.job.length:
             raise Unavailable(f"the answer has {stated[:20] or 'no'} bytes instead of {self.job.length}")
         self.keep = headers.get("Connection", "").lower() != "close"
-        self._body = bytearray(self.job.length)
-        self._view = memoryview(self._body)
+        # its value is the very bytes that the view wrote into: a copy of each range cost a tenth of the thread's time
+        self._body = io.BytesIO(bytes(self.job.length))
+        self._view = self._body.getbuffer()
         self._view[: len(begun)] = begun
         self._status, self._at = status, len(begun)
         return None

@@ -25,7 +25,7 @@ from coriolis.errors import (
     Unsupported,
 )
 from coriolis.providers.block.calls import MAX_THREADS, Calls
-from coriolis.providers.vmware_vsphere.certificate import checked_context
+from coriolis.providers.vmware_vsphere.certificate import Trust, checked_trust
 
 T = TypeVar("T")
 
@@ -74,8 +74,9 @@ class Session:
         self.where = f"{self.host}:{self.port}"
         self._calls = Calls(MAX_THREADS, "vsphere")
         self._lock = threading.Lock()
+        self.trust = Trust()
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        """Of every connection to the endpoint; replaced by ``open``."""
+        """Both of every connection to the endpoint; replaced by ``open``."""
         self._instance: Any = None
 
     async def open(self) -> None:
@@ -84,7 +85,8 @@ class Session:
 
     def _log_in(self) -> None:
         info = self._info
-        self.context = checked_context(info)
+        self.trust = checked_trust(info)
+        self.context = self.trust.context()
         try:
             self._instance = SmartConnect(
                 host=info["host"],

@@ -12,9 +12,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
 from coriolis.errors import CoriolisError, Corrupt, NotFound, Throttled, TimedOut, Unavailable
-from coriolis.providers.block.calls import Calls
 from coriolis.providers.block.ranges import check_transfer
-from coriolis.providers.vmware_vsphere.stream_vmdk import SECTOR, Grain, StreamVmdk
+from coriolis.providers.vmware_vsphere.export_messages import Batch
+from coriolis.providers.vmware_vsphere.stream_vmdk import SECTOR
 from coriolis.providers.vmware_vsphere.stream_window import Window
 
 AHEAD_BYTES = 16 << 20
@@ -24,8 +24,8 @@ BLOCK_SIZE = 65536
 FAILURES_IN_A_ROW = 5
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
 
-Pieces = Callable[[], AbstractAsyncContextManager[AsyncIterator[bytes]]]
-"""Opens the stream from its beginning; one piece may have any size up to a few MiB."""
+Batches = Callable[[], AbstractAsyncContextManager[AsyncIterator[Batch]]]
+"""Opens the stream from its beginning; a batch holds up to a few MiB."""
 
 
 class _Waiter(NamedTuple):
@@ -37,9 +37,8 @@ class _Waiter(NamedTuple):
 class StreamReader:
     """Meets ``BlockReader``; runs as a context that ends the pump."""
 
-    def __init__(self, open_pieces: Pieces, size: int, label: str) -> None:
-        self._open_pieces, self._size, self._label = open_pieces, size, label
-        self._calls = Calls(1, "vsphere-decode")
+    def __init__(self, open_batches: Batches, size: int, label: str) -> None:
+        self._open_batches, self._size, self._label = open_batches, size, label
         self._moved = asyncio.Event()
         """Somebody waits, or wants the stream to start again."""
         self._window = Window()
@@ -57,7 +56,6 @@ class StreamReader:
         assert self._pump is not None
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
-        await self._calls.close(lambda: None)
 
     @property
     def size(self) -> int:
@@ -118,18 +116,18 @@ class StreamReader:
         self._restart = False
         await self._until(lambda: bool(self._waiting))  # an idle reader holds no lease
         self.openings += 1
-        decoder = StreamVmdk()
-        async with self._open_pieces() as pieces:
-            async for piece in pieces:
-                grains = await self._calls.run(_decoded, decoder, piece)
-                if decoder.size_bytes and decoder.size_bytes != -(-self._size // SECTOR) * SECTOR:
-                    raise Corrupt(f"{self._label}: the export has {decoder.size_bytes} bytes, not {self._size}")
-                self._window.take(grains)
+        ended = False
+        async with self._open_batches() as batches:
+            async for batch in batches:
+                if batch.size_bytes and batch.size_bytes != -(-self._size // SECTOR) * SECTOR:
+                    raise Corrupt(f"{self._label}: the export has {batch.size_bytes} bytes, not {self._size}")
+                ended = batch.ended
+                self._window.take(batch.grains)
                 self._serve()
                 await self._until(lambda: self._restart or self._wanted())
                 if self._restart:
                     return
-            if not decoder.ended:
+            if not ended:
                 raise Unavailable(f"{self._label}: the export was cut off, it has no end marker")
         self._window.end = self._size
         self._serve()
@@ -157,7 +155,3 @@ class StreamReader:
         """Whether the stream should go on: somebody waits for what comes, or there is room ahead."""
         waits = any(waiter.end > self._window.end for waiter in self._waiting.values() if not waiter.future.done())
         return waits or self._window.ahead < AHEAD_BYTES
-
-
-def _decoded(decoder: StreamVmdk, piece: bytes) -> list[Grain]:
-    return list(decoder.feed(piece))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from operator import attrgetter
 
 from coriolis.providers.vmware_vsphere.stream_vmdk import Grain
 
 _OFFSET = attrgetter("offset")
 COMPACT_GRAINS = 1024
-"""Forgotten grains are cut off the list in one go."""
+"""Forgotten grains are cut off the list in one go; their data is gone at once."""
+_FORGOTTEN = Grain(0, b"")
 
 
 class Window:
@@ -21,7 +23,7 @@ class Window:
         self._grains: list[Grain] = []
         self._first = 0
 
-    def take(self, grains: list[Grain]) -> None:
+    def take(self, grains: Sequence[Grain]) -> None:
         """The next grains of the stream."""
         for grain in grains:
             size = len(grain.data)
@@ -72,6 +74,7 @@ class Window:
             end = grain.offset + len(grain.data)
             if end > needed:
                 break
+            self._grains[self._first] = _FORGOTTEN
             self._first += 1
             self.held -= len(grain.data)
             self.begin = end

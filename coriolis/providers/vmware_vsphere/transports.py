@@ -23,7 +23,7 @@ from coriolis.providers.base import BlockReader
 from coriolis.providers.surroundings import Surroundings
 from coriolis.providers.vmware_vsphere.certificate import fetch_certificate, thumbprint
 from coriolis.providers.vmware_vsphere.connection_slots import PER_ENDPOINT, PER_HOST, Limit, connections
-from coriolis.providers.vmware_vsphere.export_lease import disk_pieces
+from coriolis.providers.vmware_vsphere.export_lease import disk_batches
 from coriolis.providers.vmware_vsphere.folder_reader import CONNECTIONS, Endpoint, folder_path, open_folder
 from coriolis.providers.vmware_vsphere.place import Place
 from coriolis.providers.vmware_vsphere.session import Session
@@ -183,7 +183,7 @@ class Transports:
         snapshot, disk = view.machine.snapshot, view.disk
         async with (
             self._connections(view, 1),
-            StreamReader(lambda: disk_pieces(self._session, snapshot, disk.disk_id), disk.size_bytes, label) as reader,
+            StreamReader(lambda: disk_batches(self._session, snapshot, disk.disk_id), disk.size_bytes, label) as reader,
         ):
             yield reader
 

@@ -13,7 +13,9 @@ import pytest
 
 from coriolis.errors import Corrupt, Denied, InvalidInput, Unavailable
 from coriolis.providers.vmware_vsphere import stream_reader
+from coriolis.providers.vmware_vsphere.export_messages import Batch
 from coriolis.providers.vmware_vsphere.stream_reader import StreamReader
+from coriolis.providers.vmware_vsphere.stream_vmdk import StreamVmdk
 
 SECTOR, GRAIN = 512, 65536
 SIZE = 40 * GRAIN
@@ -62,22 +64,24 @@ class Origin:
         self.sent = self.opened = self.closed = 0
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def open(self) -> AsyncIterator[AsyncIterator[Batch]]:
         self.opened += 1
         if self.errors:
             raise self.errors.pop(0)
         stream = self.stream[: self.cuts.pop(0)] if self.cuts else self.stream
         try:
-            yield self._pieces(stream)
+            yield self._batches(stream)
         finally:
             self.closed += 1
 
-    async def _pieces(self, stream: bytes) -> AsyncIterator[bytes]:
+    async def _batches(self, stream: bytes) -> AsyncIterator[Batch]:
+        decoder = StreamVmdk()
         for at in range(0, len(stream), 10_000):
             await asyncio.sleep(0)
             piece = stream[at : at + 10_000]
             self.sent += len(piece)
-            yield piece
+            grains = list(decoder.feed(piece))
+            yield Batch(decoder.size_bytes, grains, decoder.ended)
 
 
 @pytest.fixture
