@@ -214,7 +214,7 @@ _DESTINATIONS = [
     pytest.param("libvirt-raw", marks=lab),
     pytest.param("libvirt-qcow2", marks=lab),
     "vsphere-import",
-    *(pytest.param(f"openstack-{way}", marks=lab) for way in OPENSTACK_WAYS),
+    *(pytest.param(f"openstack-{way}", marks=[lab, pytest.mark.openstack]) for way in OPENSTACK_WAYS),
 ]
 
 

@@ -32,6 +32,7 @@ mac_address = "{MAC}"
 """
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.openstack,
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
         reason="needs root and OpenStack: make openstack-lab",

@@ -24,6 +24,7 @@ from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.openstack,
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
         reason="needs root and OpenStack: make openstack-lab",

@@ -34,6 +34,7 @@ _ED25519 = bytes((0, 0, 0, 11)) + b"ssh-ed25519" + bytes((0, 0, 0, 32)) + bytes(
 PUBLIC_KEY = f"ssh-ed25519 {base64.b64encode(_ED25519).decode()} nobody"
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.openstack,
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
         reason="needs root and OpenStack: make openstack-lab",
