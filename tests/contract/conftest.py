@@ -40,7 +40,8 @@ _LIBVIRT = {
     "stopped": (False, ("qcow2", "raw")),
 }
 lab = pytest.mark.lab
-OPENSTACK_ORIGINS = ("volumes", "image")
+OPENSTACK_ORIGINS = {"volumes": [pytest.mark.full], "image": []}
+"""With the marks of each beside ``lab`` and ``openstack``; volumes of a GiB take four minutes."""
 
 OVF = """<?xml version="1.0"?><Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"
  xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
@@ -129,7 +130,10 @@ _ORIGINS = [
     "image-ova",
     *(pytest.param(f"libvirt-{kind}", marks=lab) for kind in _LIBVIRT),
     *(f"vsphere-{kind}" for kind in VSPHERE_ORIGINS),
-    *(pytest.param(f"openstack-{kind}", marks=[lab, pytest.mark.openstack]) for kind in OPENSTACK_ORIGINS),
+    *(
+        pytest.param(f"openstack-{kind}", marks=[lab, pytest.mark.openstack, *marks])
+        for kind, marks in OPENSTACK_ORIGINS.items()
+    ),
 ]
 
 

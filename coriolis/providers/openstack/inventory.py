@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from openstack import exceptions as sdk
 
 from coriolis.errors import NotFound
@@ -14,6 +15,7 @@ from coriolis.ids import is_id
 from coriolis.model.finding import Finding
 from coriolis.model.machine import MachineSpec
 from coriolis.model.network import CloudConfiguration
+from coriolis.model.network_mapping import needed
 from coriolis.providers.base import Named, Page
 from coriolis.providers.openstack.cloud_errors import printable
 from coriolis.providers.openstack.configuration import groups_of, networks_of, types_of
@@ -49,8 +51,14 @@ class OpenstackInventory:
         return await self._session.read(lambda cloud: _list(cloud, page), LIST_TIMEOUT_S)
 
     async def get_instance(self, instance: str) -> MachineSpec:
-        """By name or id. Raises NotFound, Conflict that lists the ids."""
-        return await self._session.read(lambda cloud: _spec(cloud, server_of(cloud, instance)))
+        """By name or id, with the configuration that the server uses. Raises NotFound, Conflict that lists the ids."""
+
+        def look(cloud: Cloud) -> MachineSpec:
+            server = server_of(cloud, instance)
+            spec = spec_of(server, surrounding(cloud, [server]))
+            return msgspec.structs.replace(spec, configuration=needed([spec], self._configuration(cloud)))
+
+        return await self._session.read(look)
 
     async def examine(self, instance_id: str) -> list[Finding]:
         def look(cloud: Cloud) -> list[Finding]:
@@ -71,17 +79,16 @@ class OpenstackInventory:
 
     async def configuration(self) -> CloudConfiguration:
         """Networks that the project can use, its security groups, volume types."""
+        return await self._session.read(self._configuration)
 
-        def look(cloud: Cloud) -> CloudConfiguration:
-            networks = listed(cloud, "network", "/networks", "networks")
-            subnets = listed(cloud, "network", "/subnets", "subnets")
-            return CloudConfiguration(
-                networks_of(networks, subnets, self._session.project_id),
-                groups_of(_groups(cloud)),
-                types_of(_types(cloud)),
-            )
-
-        return await self._session.read(look)
+    def _configuration(self, cloud: Cloud) -> CloudConfiguration:
+        networks = listed(cloud, "network", "/networks", "networks")
+        subnets = listed(cloud, "network", "/subnets", "subnets")
+        return CloudConfiguration(
+            networks_of(networks, subnets, self._session.project_id),
+            groups_of(_groups(cloud)),
+            types_of(_types(cloud)),
+        )
 
 
 def server_of(cloud: Cloud, instance: str) -> Document:
@@ -130,10 +137,6 @@ def surrounding(cloud: Cloud, servers: list[Document], *, everything: bool = Fal
         groups={str(one["id"]): name_of(one) for one in _groups(cloud)},
         ports=of_server,
     )
-
-
-def _spec(cloud: Cloud, server: Document) -> MachineSpec:
-    return spec_of(server, surrounding(cloud, [server]))
 
 
 def _list(cloud: Cloud, page: Page) -> list[MachineSpec]:
