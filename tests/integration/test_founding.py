@@ -200,9 +200,10 @@ def echoes(address: str) -> bool:
 
 
 async def test_one_wrong_name_among_four_fails_alone_and_another_is_cancelled(
-    running: KeystoneMesh, vcenter: Site, tenant: Tenant
+    running: KeystoneMesh, vcenter: Site
 ) -> None:
-    who = running.cloud.account("member", "creator", project_id=tenant.account.project_id)
+    # A project of its own: in the other one servers of these names exist, which is refused before a byte moves
+    who = running.cloud.account("member", "creator")
     secret = running.store_secret(who, json.dumps(vcenter.connection_info()), "vcenter")
     asked = founding_request(secret, ["RHEL 7.2", "no such machine", "Ubuntu 14.04", "WS 2012 R2"])
     asked["migration"]["skip_os_morphing"] = True
