@@ -55,6 +55,14 @@ $(STUBS): $(PROTOS) tools/generate_stubs.py $(VENV)/.made
 openstack-lab: setup ## Debian packages of a whole OpenStack for tests/lab/openstack; three minutes once
 	@tools/setup_system openstack
 
+.PHONY: test-openstack
+test-openstack: openstack-lab ## what needs a whole OpenStack, the founding request included: a quarter of an hour
+	$(PYTEST) -m openstack $(SUITES)
+
+.PHONY: founding
+founding: openstack-lab ## four machines of a simulated vCenter to a real OpenStack, by one REST request
+	$(PYTEST) -m openstack tests/integration/test_founding.py
+
 .PHONY: keystone-lab
 keystone-lab: setup
 	@tools/setup_system keystone
@@ -82,7 +90,7 @@ test: lint types protos keystone-lab ## everything CI runs: lint, types, protos,
 
 .PHONY: test-unit
 test-unit: setup ## no network, no root, a minute
-	$(PY) -m pytest -m "not full and not lab" tests/unit tests/security
+	$(PY) -m pytest -m "not full and not openstack and not lab" tests/unit tests/security
 
 .PHONY: contract
 contract: setup ## every provider against the one suite

@@ -96,7 +96,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``package_bundle``: directory with packages for converted guests, ``<distribution>/<version>/*.deb`` or ``*.rpm``.
     ``virtio_win``: the virtio-win ISO, for Windows guests. ``vddk_dir``: VMware's Virtual Disk Development Kit, as
     unpacked (``lib64`` below it), for nbdkit's vddk plugin. ``staging_dir``: where disks wait that a cloud takes only
-    as whole images; default: ``staging`` in ``state_dir``.
+    as whole images; default: ``staging`` in ``state_dir``. ``cinder_drivers``: kinds of Cinder volumes
+    that this host may attach itself with os-brick (``nfs``, ``iscsi``, ...); ``cinder_mount_dir``: where it mounts
+    shares, default ``cinder`` in ``state_dir``; ``cinder_python``: the interpreter that has os-brick.
     """
 
     id: str = ""
@@ -115,6 +117,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     virtio_win: str = ""
     vddk_dir: str = ""
     staging_dir: str = ""
+    cinder_drivers: list[str] = []
+    cinder_mount_dir: str = ""
+    cinder_python: str = "/usr/bin/python3"
     metrics_listen: str = ""
     etcd: EtcdConfig = EtcdConfig()
 

@@ -53,3 +53,15 @@ def identity_cloud() -> Iterator[Cloud]:
 
     with openstack_site("keystone", "barbican") as cloud:
         yield cloud
+
+
+@pytest.fixture(scope="session")
+def whole_cloud() -> Iterator[Cloud]:
+    """A real OpenStack with all its services, one for the whole run."""
+    if os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"):
+        pytest.skip("needs root and an OpenStack: make openstack-lab")
+    from tests.lab.openstack_site import openstack_site
+
+    services = ("keystone", "barbican", "glance", "placement", "neutron", "cinder", "nova")
+    with openstack_site(*services) as cloud:
+        yield cloud

@@ -27,6 +27,7 @@ from coriolis.etcd.connect import connect
 from coriolis.etcd.lease import announce
 from coriolis.observability.metrics import Metrics, serve_metrics
 from coriolis.providers.registry import load_provider, provider_names
+from coriolis.providers.surroundings import CinderAccess
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2
 from coriolis.rpc.tls import TlsFiles
 from coriolis.security.pki import identity_of
@@ -101,6 +102,7 @@ class Agent:
             virtio_win=_given_path(self._config.virtio_win),
             vddk_dir=_given_path(self._config.vddk_dir),
             staging_dir=_given_path(self._config.staging_dir),
+            cinder=_cinder_access(self._config, self._state_dir),
             meeting_address=join_address(local_host(self._config.data_bind), listener.port),
         )
         me = self.description(listener.port)
@@ -180,6 +182,14 @@ def _provider_info(offer: OfferConfig) -> cluster_pb2.ProviderInfo:
         destination_environment_schema_json=json.dumps(provider.destination_environment_schema),
         match_json=json.dumps(offer.match),
     )
+
+
+def _cinder_access(config: AgentConfig, state_dir: Path) -> CinderAccess | None:
+    """What the operator allows; None when this host attaches no volumes. Raises InvalidInput."""
+    if not config.cinder_drivers:
+        return None
+    mount_dir = _given_path(config.cinder_mount_dir) or state_dir / "cinder"
+    return CinderAccess(tuple(config.cinder_drivers), mount_dir.resolve(), config.cinder_python)
 
 
 def _given_path(text: str) -> Path | None:

@@ -9,6 +9,7 @@ import msgspec
 
 from coriolis.agent.assignment import Assignment
 from coriolis.agent.data_port import PortRange
+from coriolis.providers.surroundings import CinderAccess
 from coriolis.rpc.tls import TlsFiles
 
 
@@ -18,7 +19,8 @@ class Workplace(msgspec.Struct, frozen=True):
     ``data_ports``: those that data listeners may use; None: any. ``meeting_address``: host:port of the agent's own data
     port as its tasks reach it, empty without one. ``package_bundle``: the operator's packages for guests, by
     distribution and version. ``virtio_win``: the operator's ISO with drivers for Windows. ``vddk_dir``: the operator's
-    VMware Virtual Disk Development Kit. ``staging_dir``: for disks of clouds that take whole images only.
+    VMware Virtual Disk Development Kit. ``staging_dir``: for disks of clouds that take whole images only. ``cinder``:
+    whether and how this host attaches Cinder volumes.
     """
 
     agent_id: str
@@ -33,6 +35,7 @@ class Workplace(msgspec.Struct, frozen=True):
     virtio_win: Path | None = None
     vddk_dir: Path | None = None
     staging_dir: Path | None = None
+    cinder: CinderAccess | None = None
 
     def transfer_dir(self, assignment: Assignment) -> Path:
         """Journals, conversion state of one machine; gone after the job."""

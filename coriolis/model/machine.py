@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from coriolis.model.network import CloudConfiguration
+
 OsType = Literal["bsd", "linux", "osx", "solaris", "windows", "other"]
 FirmwareType = Literal["BIOS", "EFI"]
 PowerState = Literal["running", "stopped", "paused", "unknown"]
@@ -34,7 +36,10 @@ class Disk(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``mac_address`` is lower case with colons, or None when the origin does not know it."""
+    """``mac_address`` is lower case with colons, or None when the origin does not know it.
+
+    ``security_groups``: by name, where a cloud filters packets at the port.
+    """
 
     network_name: str
     mac_address: str | None
@@ -42,6 +47,7 @@ class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = ""
     network_id: str = ""
     ip_addresses: tuple[str, ...] = ()
+    security_groups: tuple[str, ...] = ()
 
 
 class Controller(msgspec.Struct, frozen=True):
@@ -82,6 +88,10 @@ class MachineSpec(msgspec.Struct, frozen=True):
     cores_per_socket: int = 1
     vtpm: bool = False
     power_state: PowerState = "unknown"
+    configuration: CloudConfiguration | msgspec.UnsetType = msgspec.UNSET
+    """The networks and security groups that it uses, where its cloud describes them."""
+    platform_properties: dict[str, str] = {}
+    """Of the origin's own kind, such as an OpenStack image's ``hw_disk_bus``: for a destination of the same kind."""
 
 
 def to_document(spec: MachineSpec) -> dict[str, Any]:

@@ -75,9 +75,12 @@ class InstanceRequest(msgspec.Struct, frozen=True):
 
 
 class Instance(msgspec.Struct, frozen=True):
+    """``unneeded_volumes``: ids of volumes whose content the machine has elsewhere: staged, or copied into an image."""
+
     id: str
     name: str
     running: bool
+    unneeded_volumes: tuple[str, ...] = ()
 
 
 class BootProof(msgspec.Struct, frozen=True):

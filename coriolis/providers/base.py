@@ -20,6 +20,7 @@ import msgspec
 from coriolis.model.disk import Extent, Snapshot
 from coriolis.model.finding import Finding
 from coriolis.model.machine import MachineSpec
+from coriolis.model.network import CloudConfiguration
 from coriolis.model.resource import (
     BootProof,
     Instance,
@@ -126,6 +127,13 @@ class ExaminesInstances(Protocol):
         ...
 
 
+@runtime_checkable
+class DescribesConfiguration(Protocol):
+    """An ``Inventory`` that tells what its cloud has besides machines; ``coriolis.model.network_mapping`` compares."""
+
+    async def configuration(self) -> CloudConfiguration: ...
+
+
 class SnapshotSource(Protocol):
     """``instance_id`` is ``MachineSpec.id``."""
 
@@ -195,7 +203,10 @@ class InstanceTarget(Protocol):
         ...
 
     async def create_instance(self, request: InstanceRequest) -> Instance:
-        """Make the VM, stopped. Raises Conflict when the name belongs to a VM that is not ours."""
+        """Make the VM, stopped; where a cloud runs what it makes, all of it but the VM, which ``start`` makes then.
+
+        Raises Conflict when the name belongs to a VM that is not ours.
+        """
         ...
 
     async def start(self, instance_id: str) -> None:

@@ -24,8 +24,6 @@ class Capabilities(msgspec.Struct, frozen=True):
     """A machine can be started for a look before it is made."""
     plain_names: bool = False
     """Machines are called by letters, digits, dots, dashes and underscores: others become dashes."""
-    staged_volumes: bool = False
-    """Volumes are copies on the agent's own storage: not needed any more when the machine stands."""
     takes_tokens: bool = False
     """Works with a Keystone token of the caller's cloud: ``coriolis.keystone.given_token`` says in which members."""
     target_platform: str = "kvm"

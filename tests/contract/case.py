@@ -35,7 +35,9 @@ def make_image(path: Path, content: bytes, fmt: str, options: str = "") -> None:
 
 @dataclass
 class Origin:
-    """An instance to read. ``truth`` maps each disk id to what the guest sees now; ``write`` changes both."""
+    """An instance to read. ``truth`` maps each disk id to what the guest sees now; ``write`` changes both.
+
+    ``size``: of each disk, in bytes."""
 
     provider: Provider
     connection_info: dict[str, Any]
@@ -45,11 +47,15 @@ class Origin:
     change_log: frozenset[str] = frozenset()
     live: bool = False
     surroundings: Surroundings = NOTHING
+    size: int = SIZE
 
 
 @dataclass
 class Destination:
-    """A place to write to. ``foreign_volume``/``foreign_instance`` make one that is not ours, by name."""
+    """A place to write to. ``foreign_volume``/``foreign_instance`` make one that is not ours, by name.
+
+    ``has_terabytes``: the laboratory's storage takes a sparse volume of 2 TiB.
+    """
 
     provider: Provider
     connection_info: dict[str, Any]
@@ -59,3 +65,8 @@ class Destination:
     network_map: dict[str, str] = field(default_factory=dict)
     is_running: Callable[[str], Awaitable[bool]] | None = None
     surroundings: Surroundings = NOTHING
+    made_at_start: bool = False
+    """The cloud runs what it makes: before the start nothing but its parts stands."""
+    size_unit: int = 1
+    """Bytes: sizes of the machine's disks are multiples of it."""
+    has_terabytes: bool = True

@@ -14,9 +14,12 @@ from coriolis.providers.libvirt.provider import LibvirtProvider
 from coriolis.providers.surroundings import Surroundings
 from coriolis.providers.vmware_vsphere.provider import VsphereProvider
 from tests.contract.case import SIZE, Destination, Origin, make_image, sample_disk
+from tests.contract.openstack_destination import WAYS as OPENSTACK_WAYS
+from tests.contract.openstack_destination import Project, openstack_destination
 from tests.contract.site import Site, guest_write, libvirt_site
 from tests.contract.vsphere_destination import VSPHERE_ENVIRONMENT, machine_of_somebody, machine_runs
 from tests.contract.vsphere_origin import VSPHERE_ORIGINS, vsphere_origin
+from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 from tests.lab.vcsim import Simulator, vcsim
 from tests.lab.vsphere_site import Site as VsphereSite
 from tests.lab.vsphere_site import vsphere_site
@@ -37,6 +40,8 @@ _LIBVIRT = {
     "stopped": (False, ("qcow2", "raw")),
 }
 lab = pytest.mark.lab
+OPENSTACK_ORIGINS = {"volumes": [pytest.mark.full], "image": []}
+"""With the marks of each beside ``lab`` and ``openstack``; volumes of a GiB take four minutes."""
 
 OVF = """<?xml version="1.0"?><Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"
  xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
@@ -64,6 +69,17 @@ def site() -> Iterator[Site]:
 def vsphere() -> Iterator[VsphereSite]:
     with vsphere_site() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def openstack() -> Iterator[Any]:
+    # the SDK is imported by those who have it
+    import coriolis.keystone  # noqa: F401  # before the SDK
+    from tests.contract.openstack_origin import openstack_servers
+    from tests.lab.openstack_site import openstack_site
+
+    with openstack_site("nova") as cloud, openstack_servers(cloud) as servers:
+        yield servers
 
 
 def _image_origin(folder: Path, kind: str) -> Origin:
@@ -114,6 +130,10 @@ _ORIGINS = [
     "image-ova",
     *(pytest.param(f"libvirt-{kind}", marks=lab) for kind in _LIBVIRT),
     *(f"vsphere-{kind}" for kind in VSPHERE_ORIGINS),
+    *(
+        pytest.param(f"openstack-{kind}", marks=[lab, pytest.mark.openstack, *marks])
+        for kind, marks in OPENSTACK_ORIGINS.items()
+    ),
 ]
 
 
@@ -125,6 +145,9 @@ def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Origin]:
         return
     if family == "vsphere":
         yield vsphere_origin(request.getfixturevalue("vsphere"), tmp_path, kind)
+        return
+    if family == "openstack":
+        yield request.getfixturevalue("openstack").origin(kind, tmp_path)
         return
     site: Site = request.getfixturevalue("site")
     made, domain = _libvirt_origin(site, tmp_path, kind)
@@ -195,7 +218,15 @@ _DESTINATIONS = [
     pytest.param("libvirt-raw", marks=lab),
     pytest.param("libvirt-qcow2", marks=lab),
     "vsphere-import",
+    *(pytest.param(f"openstack-{way}", marks=[lab, pytest.mark.openstack]) for way in OPENSTACK_WAYS),
 ]
+
+
+@pytest.fixture(scope="session")
+def project() -> Iterator[Project]:
+    """Of a whole OpenStack: a minute to start, unless CORIOLIS_OPENSTACK_HOME names one that runs."""
+    with openstack_site(*ALL_SERVICES) as cloud:
+        yield Project(cloud)
 
 
 @pytest.fixture(params=_DESTINATIONS)
@@ -206,6 +237,11 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Dest
         return
     if family == "vsphere":
         yield _vsphere_destination(request.getfixturevalue("simulator"), tmp_path)
+        return
+    if family == "openstack":
+        project: Project = request.getfixturevalue("project")
+        yield openstack_destination(project, tmp_path, fmt)
+        project.clear()
         return
     site: Site = request.getfixturevalue("site")
     yield _libvirt_destination(site, fmt)

@@ -150,6 +150,8 @@ async def test_odd_sizes(destination: Destination, size: int) -> None:
 
 async def test_large_sparse_volume(destination: Destination) -> None:
     """D8: 2 TiB + 512 B, written at both ends, needs no space for what was never written."""
+    if not destination.has_terabytes:
+        pytest.skip("the laboratory's storage has no room for it")
     unit = 1024 if destination.environment.get("volume_format") == "qcow2" else 512
     job, size = new_id(), (2 << 40) + unit
     async with destination.provider.connect(destination.connection_info, destination.surroundings) as connection:
@@ -212,10 +214,16 @@ async def test_instance_life(destination: Destination) -> None:
         assert await machines.create_instance(request) == made
         assert (ResourceKind.INSTANCE, made.id) in await tagged(connection, job)
         assert len(await tagged(connection, job)) == 3
+        if destination.made_at_start:
+            with pytest.raises(NotFound):
+                await connection.inventory.get_instance(request.name)
+            await machines.start(made.id)
         inside = await connection.inventory.get_instance(request.name)
-        assert [disk.size_bytes for disk in inside.devices.disks] == [SIZE, SIZE]
+        unit = destination.size_unit
+        assert [disk.size_bytes for disk in inside.devices.disks] == [-(-SIZE // unit) * unit] * 2
         assert inside.devices.nics[0].mac_address == "52:54:00:01:02:03"
-        await check_read_back(connection, inside.id, [disk.id for disk in inside.devices.disks], bytes(sample))
+        if not destination.made_at_start:  # its snapshots are the origin's tests, and take long
+            await check_read_back(connection, inside.id, [disk.id for disk in inside.devices.disks], bytes(sample))
         for _ in range(2):
             await machines.start(made.id)
         if destination.is_running is not None:

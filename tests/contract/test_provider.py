@@ -15,10 +15,11 @@ from coriolis.errors import InvalidInput, NotFound, Unavailable
 from coriolis.providers.base import Provider
 from coriolis.providers.image.provider import ImageProvider
 from coriolis.providers.libvirt.provider import LibvirtProvider
+from coriolis.providers.openstack.provider import OpenstackProvider
 from coriolis.providers.vmware_vsphere.provider import VsphereProvider
 from tests.contract.case import Destination, Origin
 
-PROVIDERS: list[Provider] = [ImageProvider(), LibvirtProvider(), VsphereProvider()]
+PROVIDERS: list[Provider] = [ImageProvider(), LibvirtProvider(), VsphereProvider(), OpenstackProvider()]
 _SECRET = re.compile(r"password|secret|token|credential|private_key|api_key", re.IGNORECASE)
 
 
@@ -62,6 +63,13 @@ async def test_unreachable() -> None:
             pass
 
 
+async def test_an_openstack_out_of_reach() -> None:
+    login = {"auth_url": "http://127.0.0.1:1", "username": "u", "password": "p", "project_name": "t"}
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        async with OpenstackProvider().connect(login):
+            pass
+
+
 @pytest.mark.parametrize(
     "uri",
     [
@@ -83,8 +91,8 @@ def test_no_sdk_until_connected() -> None:
     code = (
         "import sys\n"
         "from coriolis.providers.registry import load_provider\n"
-        "[load_provider(n) for n in ('image', 'libvirt', 'vmware_vsphere')]\n"
-        "bad = {'libvirt', 'nbd', 'oslo_utils', 'pyVmomi', 'isal'} & set(sys.modules)\n"
+        "[load_provider(n) for n in ('image', 'libvirt', 'vmware_vsphere', 'openstack')]\n"
+        "bad = {'libvirt', 'nbd', 'oslo_utils', 'pyVmomi', 'isal', 'keystoneauth1', 'openstack'} & set(sys.modules)\n"
         "sys.exit(f'imported {bad}' if bad else 0)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,9 @@ class KeystoneMesh:
 
 
 @asynccontextmanager
-async def keystone_mesh(cloud: Cloud, directory: Path, *packages: Path) -> AsyncIterator[KeystoneMesh]:
+async def keystone_mesh(
+    cloud: Cloud, directory: Path, *packages: Path, agent_settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> AsyncIterator[KeystoneMesh]:
     """Coordinator, two agents and a gateway as processes; ``packages``: more folders with providers."""
     extra = directory / "site-packages"
     install_provider(extra)
@@ -101,6 +103,7 @@ async def keystone_mesh(cloud: Cloud, directory: Path, *packages: Path) -> Async
         directory / "mesh",
         environ={"PYTHONPATH": pythonpath},
         coordinator_settings={"secret_store": "barbican", "keystone": settings},
+        agent_settings=agent_settings,
     ) as mesh:
         _, leader = await mesh.leader()
         listen = f"127.0.0.1:{free_port()}"

@@ -28,6 +28,7 @@ PYTHON = "/usr/bin/python3"
 """The services are Debian's, so is what starts them."""
 START_TIMEOUT_S = 400
 STOP_TIMEOUT_S = 120
+ALL_SERVICES = ("keystone", "barbican", "glance", "placement", "cinder", "neutron", "nova")
 PORTS = ("KEYSTONE", "BARBICAN", "GLANCE", "PLACEMENT", "CINDER", "NEUTRON", "NOVA", "RABBIT", "RABBIT_DIST", "EPMD")
 
 

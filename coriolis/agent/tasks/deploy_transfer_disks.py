@@ -10,6 +10,7 @@ from coriolis.agent.assignment import TaskContext
 from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
 from coriolis.model.environment import of_provider
 from coriolis.model.resource import ResourceKind, Volume, VolumeRequest
+from coriolis.model.storage_choice import storage_of
 
 
 async def run(context: TaskContext) -> dict[str, Any]:
@@ -27,7 +28,7 @@ async def run(context: TaskContext) -> dict[str, Any]:
                     name=name,
                     size_bytes=disk.size_bytes,
                     tag=work.tag(role),
-                    storage=str(work.environment.get("storage", "")),
+                    storage=storage_of(disk, work.environment),
                     environment=of_provider(work.environment),
                 )
             )

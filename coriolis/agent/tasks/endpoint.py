@@ -45,6 +45,7 @@ async def open_endpoint(context: TaskContext) -> AsyncIterator[Connection]:
         state_dir=place.state_dir,
         staging_dir=place.staging_dir or place.state_dir / "staging",
         vddk_dir=place.vddk_dir,
+        cinder=place.cinder,
         tell=context.event,
         renew=renew,
     )

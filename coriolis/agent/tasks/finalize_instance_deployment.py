@@ -9,9 +9,8 @@ from coriolis.agent.assignment import Assignment, TaskContext
 from coriolis.agent.tasks.endpoint import instances_of, open_endpoint, volumes_of
 from coriolis.agent.tasks.machine_request import machine_request, volumes_in_order
 from coriolis.model.machine import to_document
-from coriolis.model.resource import ResourceKind
+from coriolis.model.resource import Instance, ResourceKind
 from coriolis.providers.base import Connection
-from coriolis.providers.registry import load_provider
 
 
 def is_to_start(work: Assignment) -> bool:
@@ -35,17 +34,16 @@ async def run(context: TaskContext) -> dict[str, Any]:
         else:
             why = "as asked" if "start_instance" in work.environment else "as a template"
             context.event(f"machine {instance.name} ({instance.id}) is made and, {why}, not started")
-        await _remove_staged(context, connection)
+        await _remove_unneeded(context, connection, instance)
     await asyncio.to_thread(context.workplace.discard, context.workplace.transfer_dir(work))
     return {"transfer_result": {**to_document(work.spec()), "id": instance.id, "name": instance.name}}
 
 
-async def _remove_staged(context: TaskContext, connection: Connection) -> None:
-    """The machine has its own disks now; a repeat finds it, and needs no volume."""
+async def _remove_unneeded(context: TaskContext, connection: Connection, instance: Instance) -> None:
+    """The machine has their content elsewhere now; a repeat finds it, and needs no volume."""
     work = context.assignment
-    if not load_provider(work.provider).capabilities.staged_volumes:
-        return
     target = volumes_of(connection, work.provider)
     for volume in volumes_in_order(work):
-        await target.delete_volume(volume.id)
-        await context.record(ResourceKind.VOLUME, volume.name, "destination", "DELETED")
+        if volume.id in instance.unneeded_volumes:
+            await target.delete_volume(volume.id)
+            await context.record(ResourceKind.VOLUME, volume.name, "destination", "DELETED")

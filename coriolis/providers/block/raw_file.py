@@ -125,9 +125,9 @@ async def raw_reader(path: str, expected: FileIdentity | None = None, *, inside:
 
 
 @asynccontextmanager
-async def raw_writer(path: str) -> AsyncIterator[RawWriter]:
+async def raw_writer(path: str, *, inside: str = "") -> AsyncIterator[RawWriter]:
     """Open ``path``, which must have its full size already, for writing. Leaving does not flush."""
-    writer = RawWriter(open_disk(path, os.O_RDWR), path)
+    writer = RawWriter(open_disk(path, os.O_RDWR, inside=inside), path)
     try:
         yield writer
     finally:

@@ -117,7 +117,8 @@ class VsphereInstances:
             identity = found.id
         if as_template(request) and not (found and found.template):
             await self._session.run(lambda content: _vm(content, identity).MarkAsTemplate())
-        return Instance(request.instance_id, request.name, bool(found and found.running))
+        staged = tuple(volume.id for volume in request.volumes)
+        return Instance(request.instance_id, request.name, bool(found and found.running), staged)
 
     async def _import(self, request: InstanceRequest, place: Place, files: list[tuple[str, int]]) -> str:
         self._warn_of_macs(request)

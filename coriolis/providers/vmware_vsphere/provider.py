@@ -47,7 +47,6 @@ class VsphereProvider:
         change_log=True,
         power_control=True,
         starts_instances=True,
-        staged_volumes=True,
         target_platform="vmware",
     )
     connection_schema: JsonSchema = schemas.CONNECTION

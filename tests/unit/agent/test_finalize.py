@@ -16,12 +16,13 @@ from coriolis.model.resource import Instance, InstanceRequest, Volume
 
 
 class PhonyTarget:
-    def __init__(self) -> None:
+    def __init__(self, unneeded: tuple[str, ...] = ()) -> None:
+        self.unneeded = unneeded
         self.started: list[str] = []
         self.deleted: list[str] = []
 
     async def create_instance(self, request: InstanceRequest) -> Instance:
-        return Instance(request.instance_id, request.name, running=False)
+        return Instance(request.instance_id, request.name, False, self.unneeded)
 
     async def start(self, instance_id: str) -> None:
         self.started.append(instance_id)
@@ -53,8 +54,8 @@ class PhonyContext:
         self.events.append(message)
 
 
-def phony_endpoint(monkeypatch: pytest.MonkeyPatch) -> PhonyTarget:
-    target = PhonyTarget()
+def phony_endpoint(monkeypatch: pytest.MonkeyPatch, unneeded: tuple[str, ...] = ()) -> PhonyTarget:
+    target = PhonyTarget(unneeded)
 
     @asynccontextmanager
     async def endpoint(context: Any) -> Any:
@@ -85,11 +86,11 @@ async def test_what_is_started(
     assert ("as a template, not started" in context.events[-1]) == (is_template and not environment)
 
 
-@pytest.mark.parametrize(("provider", "gone"), [("image", []), ("libvirt", []), ("vmware_vsphere", ["v-0"])])
-async def test_staged_volumes_go_when_the_machine_stands(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, provider: str, gone: list[str]
+@pytest.mark.parametrize(("unneeded", "gone"), [((), []), (("another",), []), (("v-0",), ["v-0"])])
+async def test_volumes_that_the_machine_needs_no_more_go(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, unneeded: tuple[str, ...], gone: list[str]
 ) -> None:
-    target, context = phony_endpoint(monkeypatch), PhonyContext({}, False, tmp_path, provider)
+    target, context = phony_endpoint(monkeypatch, unneeded), PhonyContext({}, False, tmp_path)
     await task.run(context)  # type: ignore[arg-type]
     assert target.deleted == gone
     volumes = [entry for entry in context.recorded if entry[0] == "volume"]

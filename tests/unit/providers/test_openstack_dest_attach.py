@@ -1,0 +1,182 @@
+"""Volumes attached on this host: windows of exact size, formats as stated, what the operator allows, Nova's way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openstack")
+from coriolis.errors import Conflict, HostileImage, InvalidInput, Unavailable, Unsupported
+from coriolis.providers.base import raw_descriptor
+from coriolis.providers.block.raw_file import raw_writer
+from coriolis.providers.openstack import attachment
+from coriolis.providers.openstack.attachment import Device, NovaAttacher, open_device, stated_format
+from coriolis.providers.openstack.brick import Brick
+from coriolis.providers.openstack.data_path import attacher_here
+from coriolis.providers.openstack.window import window
+from coriolis.providers.surroundings import CinderAccess, Surroundings
+
+VOLUME, ME, OTHER = (f"{digit * 8}-0000-4000-8000-000000000000" for digit in "abc")
+
+
+async def test_a_window_ends_where_the_disk_ends(tmp_path: Path) -> None:
+    path = tmp_path / "volume"
+    path.write_bytes(bytes(8192))
+    async with raw_writer(str(path)) as whole:
+        disk = window(whole, 5000)
+        assert disk.size == 5000
+        assert raw_descriptor(disk) == raw_descriptor(whole)
+        await disk.write_at(4990, b"0123456789")
+        await disk.write_zeroes(4995, 5)
+        await disk.flush()
+        for offset, length in ((4999, 2), (5000, 1)):
+            with pytest.raises(InvalidInput):
+                await disk.write_at(offset, b"x" * length)
+            with pytest.raises(InvalidInput):
+                await disk.write_zeroes(offset, length)
+            with pytest.raises(InvalidInput):
+                await disk.read_at(offset, length)
+        with pytest.raises(InvalidInput, match="cannot hold"):
+            window(whole, 8193)
+    assert path.read_bytes()[4990:5010] == b"01234" + bytes(15)
+
+
+async def test_formats_are_as_cinder_states(tmp_path: Path) -> None:
+    """A guest that writes a qcow2 header into its raw disk changes nothing; a backing file is refused."""
+    raw, qcow2, lying = tmp_path / "raw", tmp_path / "qcow2", tmp_path / "lying"
+    for path, options in ((qcow2, []), (lying, ["-o", f"backing_file={raw},backing_fmt=raw"])):
+        raw.write_bytes(bytes(1 << 20))
+        argv = ["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), "1M"]
+        await asyncio.to_thread(subprocess.run, argv, check=True)
+    raw.write_bytes(qcow2.read_bytes()[:65536] + bytes(1 << 20))
+    async with open_device(Device(str(raw), "raw", "nfs", str(tmp_path))) as disk:
+        assert disk.size == raw.stat().st_size
+    async with open_device(Device(str(qcow2), "qcow2", "nfs", str(tmp_path))) as disk:
+        assert disk.size == 1 << 20
+        await disk.write_at(7, b"inside")
+        await disk.flush()
+        assert await disk.read_at(7, 6) == b"inside"
+    with pytest.raises(HostileImage):
+        async with open_device(Device(str(lying), "qcow2", "nfs", str(tmp_path))):
+            pass
+    assert stated_format({"format": None}) == "raw"
+    with pytest.raises(InvalidInput, match="vmdk"):
+        stated_format({"format": "vmdk"})
+
+
+async def test_a_share_cannot_lead_elsewhere(tmp_path: Path) -> None:
+    """The cloud names the file; neither dots nor links leave the mount directory."""
+    (tmp_path / "mounts").mkdir()
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"kept")
+    os.symlink(secret, tmp_path / "mounts" / "link")
+    for name in ("../secret", "link"):
+        for fmt in ("raw", "qcow2"):
+            with pytest.raises((Unsupported, Conflict, Unavailable)):
+                async with open_device(Device(str(tmp_path / "mounts" / name), fmt, "nfs", str(tmp_path / "mounts"))):
+                    pass
+    assert secret.read_bytes() == b"kept"
+
+
+async def test_only_what_the_operator_allows_is_attached(tmp_path: Path) -> None:
+    brick = Brick(CinderAccess(("nfs",), tmp_path, python="/nowhere/python"))
+    with pytest.raises(Unsupported, match=r"attached by local; this agent's operator allows nfs \(cinder_drivers\)"):
+        await brick.connect({"driver_volume_type": "local", "device_path": "/dev/sda"})
+    with pytest.raises(Unsupported, match="encrypts"):
+        await brick.connect({"driver_volume_type": "nfs", "encrypted": True})
+    with pytest.raises(Unsupported, match="cinder_python /nowhere/python cannot be run"):
+        await brick.connect({"driver_volume_type": "nfs"})
+
+
+async def test_an_interpreter_without_os_brick(tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    said = tmp_path / "said"
+    said.write_text(json.dumps({"error": "ModuleNotFoundError: No module named 'os_brick'"}))
+    script.write_text(f"#!/bin/sh\ncat >/dev/null\nexec cat {said}\n")
+    script.chmod(0o755)
+    with pytest.raises(Unsupported, match="install python3-os-brick"):
+        await Brick(CinderAccess(("nfs",), tmp_path, str(script))).properties()
+
+
+class PhonyNova:
+    """Stands for a session: one volume, servers that have it, attachments that take a look to happen."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.holders: list[str] = []
+        self.agents: set[str] = {ME}
+        self.calls: list[str] = []
+        self.where = "phony"
+        monkeypatch.setattr(attachment, "ask", self._ask)
+        monkeypatch.setattr(
+            attachment, "ask_or_none", lambda cloud, service, path: self._ask(cloud, service, "GET", path)
+        )
+        monkeypatch.setattr(attachment, "remove", self._remove)
+
+    def _ask(self, cloud: Any, service: str, method: str, path: str, body: Any = None) -> Any:
+        if path.startswith("/volumes/"):
+            held = [{"server_id": one} for one in self.holders]
+            return {"volume": {"status": "in-use" if held else "available", "attachments": held}}
+        if method == "POST":
+            self.calls.append(f"attach {body['volumeAttachment']['volumeId']}")
+            self.holders.append(path.split("/")[2])
+            return {}
+        metadata = {"coriolis_agent": "yes"} if path.split("/")[2] in self.agents else {}
+        return {"server": {"id": path.split("/")[2], "metadata": metadata}}
+
+    async def _remove(self, session: Any, service: str, path: str) -> None:
+        self.calls.append(f"detach from {path.split('/')[2][0]}")
+        self.holders.remove(path.split("/")[2])
+
+    async def read(self, call: Callable[[Any], Any]) -> Any:
+        return call(None)
+
+    change = read
+
+    async def until(self, look: Callable[[Any], Any], timeout_s: float, what: str) -> Any:
+        found = look(None)
+        assert found is not None, what
+        return found
+
+
+async def test_nova_attaches_and_detaches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a killed agent in another server left attached is taken over; somebody's server keeps its volume."""
+    nova = PhonyNova(monkeypatch)
+    (tmp_path / f"virtio-{VOLUME[:20]}").write_bytes(bytes(4096))
+    attacher = NovaAttacher(nova, ME, tmp_path)  # type: ignore[arg-type]
+    nova.holders, nova.agents = [OTHER], {ME, OTHER}
+    async with attacher.attached(VOLUME) as device:
+        assert nova.holders == [ME]
+        assert (device.format, device.driver) == ("raw", "nova")
+        async with open_device(device) as disk:
+            await disk.write_at(0, b"through nova")
+    assert nova.calls == ["detach from c", f"attach {VOLUME}", "detach from b"]
+    nova.holders, nova.agents = [OTHER], {ME}
+    with pytest.raises(Conflict, match="attached to server"):
+        async with attacher.attached(VOLUME):
+            pass
+    assert nova.holders == [OTHER]
+
+
+async def test_where_this_agent_is(tmp_path: Path) -> None:
+    class PhonySession:
+        def __init__(self, known: bool) -> None:
+            self.known = known
+
+        async def read(self, call: Callable[[Any], Any]) -> Any:
+            return {"server": {}} if self.known else None
+
+    uuid = tmp_path / "product_uuid"
+    nowhere = Surroundings()
+    assert await attacher_here(PhonySession(True), nowhere, uuid) is None  # type: ignore[arg-type]
+    uuid.write_text("Not a UUID")
+    assert await attacher_here(PhonySession(True), nowhere, uuid) is None  # type: ignore[arg-type]
+    uuid.write_text(f"{ME.upper()}\n")
+    assert await attacher_here(PhonySession(False), nowhere, uuid) is None  # type: ignore[arg-type]
+    assert isinstance(await attacher_here(PhonySession(True), nowhere, uuid), NovaAttacher)  # type: ignore[arg-type]
