@@ -1,7 +1,9 @@
 """Random-access reads of a disk that can only be streamed from front to back.
 
 A pump keeps the stream a little ahead of what is asked for and keeps a little behind it, since lanes ask slightly out
-of order. Who asks for what has passed makes the stream start again. Memory is bounded; nothing is written to a file.
+of order. Who asks for what has passed makes the stream start again. Nothing is written to a file. A disk takes at most
+50 MiB of memory here (what is ahead and behind, and one batch) unless one read asks for more than that, and 25 MiB in
+the process that decodes.
 """
 
 from __future__ import annotations
