@@ -28,6 +28,7 @@ from tests.lab.vsphere_site import LabDisk, LabNic, Site, vsphere_site
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.openstack,
+    pytest.mark.openstack_in_ci,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(2400),
 ]
