@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pyVmomi import vim
 
 from coriolis.errors import Corrupt, NotFound
 from coriolis.providers.vmware_vsphere import snapshots
+from coriolis.providers.vmware_vsphere.certificate import Trust
 from coriolis.providers.vmware_vsphere.folder_reader import Endpoint, folder_path, open_folder
 from coriolis.providers.vmware_vsphere.inventory import machines
 from coriolis.providers.vmware_vsphere.properties import all_of
@@ -72,9 +72,7 @@ async def test_ranges_are_the_bytes_of_the_extent(simulator: Simulator, session:
     machine = (await session.run(machines))[0].name
     truth = random.Random(5).randbytes(SIZE)
     (Path(found[0]["info"].url) / machine / "disk1-flat.vmdk").write_bytes(truth)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    endpoint = Endpoint(simulator.host, simulator.port, context, lambda stale: "")
+    endpoint = Endpoint(simulator.host, simulator.port, Trust(anything=True), lambda stale: "")
     path = folder_path("/DC0", f"[LocalDS_0] {machine}/disk1-flat.vmdk")
     reader = await open_folder(endpoint, path, SIZE)
     try:

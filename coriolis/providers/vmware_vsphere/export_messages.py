@@ -32,7 +32,8 @@ _RUNS, _END, _FAILURE = 1, 2, 3
 
 
 class Order(NamedTuple):
-    """``stall_s``: of silence before the download counts as stalled; ``parent``: pid of who gives the order."""
+    """``stall_s``: of silence before the download counts as stalled; ``parent``: pid of who gives the order;
+    ``connections``: for ranges, whose asks bring cookies of their own."""
 
     host: str
     port: int
@@ -41,6 +42,7 @@ class Order(NamedTuple):
     trust: Trust
     stall_s: float
     parent: int
+    connections: int = 1
 
 
 class Batch(NamedTuple):
@@ -60,10 +62,10 @@ def encode_order(order: Order) -> bytes:
 
 def receive_order(link: socket.socket) -> Order:
     """Blocking. Raises Unavailable when the other end has closed."""
-    (length,) = _LENGTH.unpack(_exactly(link, _LENGTH.size))
+    (length,) = _LENGTH.unpack(exactly(link, _LENGTH.size))
     if length > MAX_ORDER_BYTES:
         raise Unavailable(f"an order of {length} bytes")
-    fields = json.loads(_exactly(link, length))
+    fields = json.loads(exactly(link, length))
     trust = fields.pop("trust")
     return Order(trust=Trust(**{**trust, "only": base64.b64decode(trust["only"])}), **fields)
 
@@ -95,26 +97,27 @@ def receive_batch(link: socket.socket) -> Batch | None:
 
     Raises what the process reports, and Unavailable when it ended without a word.
     """
-    kind, size_bytes, count = _HEAD.unpack(_exactly(link, _HEAD.size))
+    kind, size_bytes, count = _HEAD.unpack(exactly(link, _HEAD.size))
     if kind == _RUNS and count <= MAX_GRAINS:
-        runs = list(_RUN.iter_unpack(_exactly(link, count * _RUN.size)))
+        runs = list(_RUN.iter_unpack(exactly(link, count * _RUN.size)))
         if sum(length for _, length in runs) <= MAX_BATCH_BYTES:
-            return Batch(size_bytes, [Grain(offset, _exactly(link, length)) for offset, length in runs])
+            return Batch(size_bytes, [Grain(offset, exactly(link, length)) for offset, length in runs])
     elif kind == _END:
         return Batch(size_bytes, (), ended=True) if count else None
     elif kind == _FAILURE and count <= MAX_FAILURE_BYTES:
-        raise from_code(*json.loads(_exactly(link, count)))
-    raise Unavailable("the process that reads the export says what cannot be understood")
+        raise from_code(*json.loads(exactly(link, count)))
+    raise Unavailable("the process that reads the disk says what cannot be understood")
 
 
-def _exactly(link: socket.socket, length: int) -> bytes:
+def exactly(link: socket.socket, length: int) -> bytes:
+    """Blocking. Raises Unavailable when the other end has closed."""
     try:
         data = link.recv(length, socket.MSG_WAITALL)
         while len(data) < length:  # a signal came, or the end
             more = link.recv(length - len(data), socket.MSG_WAITALL)
             if not more:
-                raise Unavailable("the process that reads the export ended without a word")
+                raise Unavailable("the process that reads the disk ended without a word")
             data += more
     except OSError as error:
-        raise Unavailable(f"the process that reads the export is gone: {error}") from error
+        raise Unavailable(f"the process that reads the disk is gone: {error}") from error
     return data

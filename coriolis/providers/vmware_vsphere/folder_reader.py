@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import ssl
+import os
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -25,7 +25,9 @@ from coriolis.errors import (
     Unavailable,
 )
 from coriolis.providers.block.ranges import check_transfer
-from coriolis.providers.vmware_vsphere.range_loops import RangeLoops, Target
+from coriolis.providers.vmware_vsphere.certificate import Trust
+from coriolis.providers.vmware_vsphere.export_messages import Order
+from coriolis.providers.vmware_vsphere.range_links import RangeLinks, shares
 
 CONNECTIONS = 4
 BLOCK_SIZE = 65536
@@ -43,8 +45,8 @@ def folder_path(datacenter: str, file: str) -> str:
 class Endpoint:
     """Where and how to ask: ``cookie(stale)`` gives the session's cookie, another one than ``stale``. It blocks."""
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext, cookie: Callable[[str], str]) -> None:
-        self.host, self.port, self.context, self.cookie = host, port, context, cookie
+    def __init__(self, host: str, port: int, trust: Trust, cookie: Callable[[str], str]) -> None:
+        self.host, self.port, self.trust, self.cookie = host, port, trust, cookie
 
     @property
     def where(self) -> str:
@@ -56,8 +58,10 @@ class FolderReader:
 
     def __init__(self, endpoint: Endpoint, path: str, size: int, connections: int = CONNECTIONS) -> None:
         self._endpoint, self._path, self._size = endpoint, path, size
-        target = Target(endpoint.host, endpoint.port, endpoint.context, path, TIMEOUT_S)
-        self._loops = RangeLoops(target, connections)
+        host, port, trust = endpoint.host, endpoint.port, endpoint.trust
+        self._links = RangeLinks(
+            [Order(host, port, path, "", trust, TIMEOUT_S, os.getpid(), share) for share in shares(connections)]
+        )
         self._cookie = ""
 
     @property
@@ -95,7 +99,7 @@ class FolderReader:
     async def _once(self, offset: int, length: int, cookie: str) -> bytes:
         where = self._endpoint.where
         try:
-            answer = await self._loops.get(offset, length, cookie)
+            answer = await self._links.get(offset, length, cookie)
         except (Unavailable, TimedOut) as error:
             raise type(error)(f"datastore of {where}: {error.message}") from error
         if answer.status != http.client.PARTIAL_CONTENT:
@@ -105,7 +109,8 @@ class FolderReader:
     def check_size(self) -> None:
         """Blocking. Raises Corrupt when the server states another size, Unavailable."""
         where = self._endpoint
-        connection = http.client.HTTPSConnection(where.host, where.port, timeout=TIMEOUT_S, context=where.context)
+        context = where.trust.context()
+        connection = http.client.HTTPSConnection(where.host, where.port, timeout=TIMEOUT_S, context=context)
         try:
             connection.request("HEAD", self._path, headers={"Cookie": self._endpoint.cookie("")})
             answer = connection.getresponse()
@@ -119,7 +124,7 @@ class FolderReader:
             raise Corrupt(f"the extent on {where.where} has {stated[:20]} bytes, not {self._size}")
 
     async def close(self) -> None:
-        await asyncio.shield(self._loops.close())
+        await asyncio.shield(self._links.close())
 
 
 async def open_folder(endpoint: Endpoint, path: str, size: int, connections: int = CONNECTIONS) -> FolderReader:

@@ -168,7 +168,7 @@ class Transports:
     @asynccontextmanager
     async def _ranges(self, view: View) -> AsyncIterator[BlockReader]:
         session = self._session
-        endpoint = Endpoint(session.host, session.port, session.context, session.cookie)
+        endpoint = Endpoint(session.host, session.port, session.trust, session.cookie)
         path = folder_path(view.place.datacenter, flat_file(view.disk.file))
         async with self._connections(view, CONNECTIONS) as granted:
             reader = await open_folder(endpoint, path, view.disk.size_bytes, granted)
