@@ -1,7 +1,7 @@
 """From an entry of clouds.yaml to the connection_info of the OpenStack provider.
 
 The file is found and read by openstacksdk itself (``openstack.config``): ``OS_CLIENT_CONFIG_FILE``, the current
-directory, ``~/.config/openstack``, ``/etc/openstack``; with ``secure.yaml`` beside it and profiles of vendors.
+directory, ``~/.config/openstack``, ``/etc/openstack``; so is secure.yaml (``OS_CLIENT_SECURE_FILE``).
 """
 
 from __future__ import annotations
@@ -45,13 +45,12 @@ def cloud_connection(name: str) -> Document:
         raise click.UsageError(
             f"clouds.yaml needs openstacksdk: install coriolis-mesh[openstack] ({missing})"
         ) from missing
-    named = os.environ.get("OS_CLIENT_CONFIG_FILE")
-    if named and not Path(named).is_file():
-        raise click.UsageError(f"OS_CLIENT_CONFIG_FILE names {named}, which is no file.")
-    files = [named, *config.loader.CONFIG_FILES] if named else list(config.loader.CONFIG_FILES)
+    loader = config.loader
+    files = _files("OS_CLIENT_CONFIG_FILE", loader.CONFIG_FILES)
+    secure = _files("OS_CLIENT_SECURE_FILE", loader.SECURE_FILES)
     try:
         # the OS_... variables are the mesh's login (admin-openrc), not the cloud's
-        known = config.OpenStackConfig(config_files=files, load_envvars=False)
+        known = config.OpenStackConfig(config_files=files, secure_files=secure, load_envvars=False)
         clouds = sorted(known.get_cloud_names())
         if name not in clouds:
             where = known.config_filename or "no clouds.yaml was found"
@@ -60,6 +59,14 @@ def cloud_connection(name: str) -> Document:
     except exceptions.ConfigException as broken:
         raise click.UsageError(f"clouds.yaml: {broken}") from broken
     return connection_of(found, name)
+
+
+def _files(variable: str, known: list[str]) -> list[str]:
+    """Where openstacksdk looks, with the file that the variable names first."""
+    named = os.environ.get(variable)
+    if named and not Path(named).is_file():
+        raise click.UsageError(f"{variable} names {named}, which is no file.")
+    return [named, *known] if named else list(known)
 
 
 def connection_of(entry: Mapping[str, Any], name: str) -> Document:

@@ -29,7 +29,7 @@ class Exit(enum.IntEnum):
 
 MEANING = {
     Exit.OK: "done",
-    Exit.FAILED: "an error that none of the others describes; what was looked at cannot be migrated so",
+    Exit.FAILED: "an error that none of the others describes",
     Exit.USAGE: "wrong options or arguments",
     Exit.MIGRATION_ERROR: "the migration ended in ERROR",
     Exit.MIGRATION_CANCELED: "the migration was cancelled",

@@ -42,7 +42,7 @@ def clouds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(yaml.safe_dump({"clouds": entries}))
     (tmp_path / "secure.yaml").write_text(yaml.safe_dump({"clouds": {"plain": {"auth": {"password": "hidden"}}}}))
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(path))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OS_CLIENT_SECURE_FILE", str(tmp_path / "secure.yaml"))
     return path
 
 
