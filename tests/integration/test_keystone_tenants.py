@@ -175,10 +175,11 @@ def _ask_all(tenants: Tenants, mine: Account, asked: list[Question]) -> list[str
         for question in asked:
             client.headers["X-Auth-Token"] = mine.token()  # no token ages, and none is asked about within a measurement
             ratios: list[float] = []
-            for _ in range(2):
-                _same(client, question, tenants, order, wrong)
-            while (said := verdict(ratios) if ratios else None) is None and not wrong:
+            before, said = len(wrong), None
+            _same(client, question, tenants, order, wrong)  # the token is asked about, the connection is made
+            while said is None and len(wrong) == before:
                 ratios += [_same(client, question, tenants, order, wrong) for _ in range(PAIRS_A_ROUND)]
+                said = verdict(ratios)
             if said is False:
                 low, high = interval(ratios)
                 median = statistics.median(ratios)
