@@ -15,7 +15,7 @@ import yaml
 from coriolis.cli.exits import Ended, Exit
 from coriolis.cli.migration_input import merged
 from coriolis.cli.migrations import segment
-from coriolis.cli.output import emit, human_bytes, output_option, print_table
+from coriolis.cli.output import emit, human_bytes, output_option, print_table, printable
 from coriolis.cli.request_options import endpoint_flags, request_options, with_connections
 from coriolis.cli.rest import Api, with_api
 from coriolis.model.machine import MachineSpec, from_document
@@ -180,19 +180,23 @@ def _show(made: Plan, machines: list[MachineSpec], refused: list[Document], foun
         inside = "; ".join(
             f"{one.name or 'subnet'} {one.cidr}, gateway {one.gateway or 'none'}" for one in network.subnets
         )
-        click.echo(f"{CREATE} makes the network {network.name} ({inside}).")
+        _say(f"{CREATE} makes the network {network.name} ({inside}).")
     for group in made.security_groups:
-        click.echo(f"{CREATE} makes the security group {group.name} ({len(group.rules)} rules).")
+        _say(f"{CREATE} makes the security group {group.name} ({len(group.rules)} rules).")
     for side, survey in found.items():
         if survey["detail"] == "names":
-            click.echo(f"Note: the {side} ({survey['type']}) tells no more of its networks than their names.")
+            _say(f"Note: the {side} ({survey['type']}) tells no more of its networks than their names.")
         if survey["left_out"]:
-            click.echo(f"Note: {survey['left_out']} things of the {side} are not listed; name them by id if need be.")
+            _say(f"Note: {survey['left_out']} things of the {side} are not listed; name them by id if need be.")
     for note in made.notes:
-        click.echo(f"Note: {note}.")
+        _say(f"Note: {note}.")
     for sentence in (*made.missing, *(f"machine {one['instance']!r}: {one['message']}" for one in refused)):
-        click.echo(f"Missing: {sentence}.")
-    click.echo(f"target_environment: {json.dumps(made.target_environment, ensure_ascii=False)}")
+        _say(f"Missing: {sentence}.")
+    _say(f"target_environment: {json.dumps(made.target_environment, ensure_ascii=False)}")
+
+
+def _say(sentence: str) -> None:
+    click.echo(printable(sentence))
 
 
 def _nic(network: str, addresses: tuple[str, ...]) -> str:

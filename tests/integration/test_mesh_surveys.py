@@ -15,6 +15,7 @@ from coriolis.errors import InvalidInput, NotFound
 from coriolis.rpc.gen.coriolis.v1 import job_pb2
 from tests.fault.mesh import PROJECT, Mesh, endpoint
 from tests.integration.mesh_calls import ABSENT, FOREIGN, Sites
+from tests.lab.vcsim import vcsim
 
 WAIT_S = 60
 
@@ -71,6 +72,21 @@ async def test_a_destination_says_what_it_takes_and_an_unreachable_one_why_not(m
     failed = await survey(mesh, job_pb2.StartSurveyRequest(project_id=PROJECT, destination=gone))
     assert (failed.status, failed.found_json) == ("ERROR", "")
     assert "gone" in failed.message
+
+
+async def test_vsphere_tells_names_and_wants_to_be_told_where_disks_go(mesh: Mesh) -> None:
+    pytest.importorskip("pyVmomi")
+    with vcsim("-machines", "2") as simulator:
+        here = endpoint("vmware_vsphere", {k: v for k, v in simulator.connection_info().items() if v is not None})
+        origin = job_pb2.StartSurveyRequest(project_id=PROJECT, origin=here, instances=["DC0_H0_VM0"])
+        there = job_pb2.StartSurveyRequest(project_id=PROJECT, destination=here)
+        first, second = await survey(mesh, origin), await survey(mesh, there)
+    (machine,) = first.machines
+    (nic,) = json.loads(machine.export_info_json)["devices"]["nics"]
+    found = json.loads(second.found_json)
+    assert nic["network_name"] in [one["name"] for one in found["networks"]]
+    assert (found["detail"], found["storage_types"][0]["name"]) == ("names", "LocalDS_0")
+    assert (found["takes"]["storage_member"], found["takes"]["storage_required"]) == ("datastore", True)
 
 
 async def test_what_cannot_be_asked_is_refused_at_once(mesh: Mesh, tmp_path: Path) -> None:

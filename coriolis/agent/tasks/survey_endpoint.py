@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Literal
 
 import msgspec
@@ -40,7 +39,7 @@ async def run(context: TaskContext) -> dict[str, Any]:
 
 async def names_only(inventory: Inventory) -> CloudConfiguration:
     """Of a cloud that does not describe its configuration."""
-    networks, storage = await asyncio.gather(inventory.list_networks(), inventory.list_storage())
+    networks, storage = await inventory.list_networks(), await inventory.list_storage()
     return CloudConfiguration(
         networks=tuple(Network(one.name, one.id) for one in networks),
         storage_types=tuple(StorageType(one.name, one.id) for one in storage),

@@ -137,6 +137,13 @@ def test_flags_are_laid_over_a_file(tmp_path: Any) -> None:
         merged(None, {"origin": {"type": None}})
 
 
+def test_what_could_drive_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("Name",), [("evil\x1b[2J\x07 name",)])
+    shown = capsys.readouterr().out
+    assert "evil?[2J? name" in shown
+    assert "\x1b" not in shown
+
+
 def test_bad_flags_name_themselves(tmp_path: Any) -> None:
     with pytest.raises(click.BadParameter) as wrong:
         networks(["a"])
