@@ -7,6 +7,7 @@ and body are the same, and so is the time: the median of the ratios of neighbour
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 import re
@@ -167,6 +168,21 @@ async def test_every_operation_answers_the_same_in_the_same_time(tenants: Tenant
     with tenants.mesh.client(tenants.theirs) as client:
         assert client.get(f"/migrations/{tenants.real['migration_id']}").json()["migration"]["status"] == "COMPLETED"
         assert len(client.get("/bandwidth-limits").json()["bandwidth_limits"]) == 1, "nothing was changed by asking"
+
+
+async def test_a_survey_acts_for_its_caller_without_any_credentials(tenants: Tenants, tmp_path: Path) -> None:
+    who = tenants.mesh.cloud.account("member", "creator")
+    tenants.mesh.store_secret(who, json.dumps({"path": str(tmp_path)}), "place")
+    with tenants.mesh.client(who) as client:
+        answer = client.post("/surveys", json={"survey": {"destination": {"type": "trusting"}}})
+        assert answer.status_code == 200, answer.text
+        found, end = answer.json()["survey"], time.monotonic() + 60
+        while found["status"] == "RUNNING":
+            assert time.monotonic() < end, found
+            await asyncio.sleep(0.2)
+            found = client.get(f"/surveys/{found['id']}").json()["survey"]
+    assert found["status"] == "COMPLETED", found["message"]
+    assert found["takes"]["members"]
 
 
 def _ask_all(tenants: Tenants, mine: Account, asked: list[Question]) -> list[str]:
