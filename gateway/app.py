@@ -36,6 +36,7 @@ from gateway.routes import (
     migrations,
     secrets,
     services,
+    surveys,
 )
 from gateway.settings import GatewayConfig
 from gateway.tokens import TokenSigner
@@ -75,6 +76,7 @@ def build_app(
         migrations.router,
         manifests.router,
         inspections.router,
+        surveys.router,
         services.router,
         secrets.router,
         limits.router,

@@ -125,6 +125,18 @@ class MeshBackend:
         found: job_pb2.Inspection = answer.inspection
         return found
 
+    async def start_survey(self, request: job_pb2.StartSurveyRequest) -> job_pb2.Survey:
+        # as with inspections
+        answer = await self._leader.call(lambda channel: _jobs(channel).StartSurvey, request, repeatable=True)
+        started: job_pb2.Survey = answer.survey
+        return started
+
+    async def get_survey(self, project_id: str, survey_id: str) -> job_pb2.Survey:
+        request = job_pb2.GetSurveyRequest(project_id=project_id, survey_id=survey_id)
+        answer = await self._leader.call(lambda channel: _jobs(channel).GetSurvey, request, repeatable=True)
+        found: job_pb2.Survey = answer.survey
+        return found
+
     async def start_verification(
         self, project_id: str, migration_id: str, sample: str, seed: int | None
     ) -> job_pb2.Verification:

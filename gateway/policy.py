@@ -29,6 +29,8 @@ RULES: Mapping[str, frozenset[str]] = MappingProxyType(
         "migration:migrations:show_verification": READERS,
         "migration:inspections:create": WRITERS,
         "migration:inspections:show": READERS,
+        "migration:surveys:create": WRITERS,
+        "migration:surveys:show": READERS,
         "migration:manifests:list": READERS,
         "migration:manifests:show": READERS,
         "migration:services:list": READERS,

@@ -133,6 +133,32 @@ class CreateInspectionBody(Strict):
     inspection: InspectionIn
 
 
+class SurveyIn(Strict):
+    """One end of a migration: exactly one of ``origin`` and ``destination``."""
+
+    origin: OriginIn | None = None
+    destination: DestinationIn | None = None
+    instances: Annotated[
+        list[Name] | None, Field(max_length=MAX_INSTANCES, description="Machines of the origin to describe too")
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_end(self) -> SurveyIn:
+        if (self.origin is None) == (self.destination is None):
+            raise ValueError("give exactly one of origin and destination")
+        if self.instances and self.origin is None:
+            raise ValueError("instances are machines of an origin; a destination has none to describe")
+        if self.instances:
+            _unique(self.instances)
+        return self
+
+
+class CreateSurveyBody(Strict):
+    """The body of a survey."""
+
+    survey: SurveyIn
+
+
 class SecretIn(Strict):
     """``payload`` stands for a connection_info and is never returned."""
 

@@ -29,8 +29,8 @@ def create_request(
         project_id=caller.project_id,
         user_id=caller.user_id,
         request_id=request_id,
-        origin=_endpoint(body.origin.type, body.origin.connection_info, body.origin.source_environment),
-        destination=_endpoint(
+        origin=endpoint_message(body.origin.type, body.origin.connection_info, body.origin.source_environment),
+        destination=endpoint_message(
             body.destination.type, body.destination.connection_info, body.destination.target_environment
         ),
         instances=body.instances,
@@ -45,7 +45,10 @@ def create_request(
     return request
 
 
-def _endpoint(type_: str, connection_info: Document | None, environment: Document | None) -> endpoint_pb2.Endpoint:
+def endpoint_message(
+    type_: str, connection_info: Document | None, environment: Document | None
+) -> endpoint_pb2.Endpoint:
+    """One end of a migration as the mesh takes it."""
     return endpoint_pb2.Endpoint(
         type=type_,
         connection_info_json=json.dumps(connection_info or {}),
@@ -55,8 +58,8 @@ def _endpoint(type_: str, connection_info: Document | None, environment: Documen
 
 def migration(message: job_pb2.Migration, *, with_tasks: bool = True) -> Document:
     """Every member that any client of this API reads, nulls included."""
-    source_environment = _object(message.origin.environment_json)
-    target_environment = _object(message.destination.environment_json)
+    source_environment = json_object(message.origin.environment_json)
+    target_environment = json_object(message.destination.environment_json)
     return {
         "id": message.id,
         "base_id": message.id,
@@ -69,19 +72,19 @@ def migration(message: job_pb2.Migration, *, with_tasks: bool = True) -> Documen
         "instances": list(message.instances),
         "origin": {
             "type": message.origin.type,
-            "connection_info": _object(message.origin.connection_info_json),
+            "connection_info": json_object(message.origin.connection_info_json),
             "source_environment": source_environment,
         },
         "destination": {
             "type": message.destination.type,
-            "connection_info": _object(message.destination.connection_info_json),
+            "connection_info": json_object(message.destination.connection_info_json),
             "target_environment": target_environment,
         },
         "source_environment": source_environment,
         "destination_environment": target_environment,
         "network_map": target_environment.get("network_map") or {},
         "storage_mappings": {},
-        "user_scripts": _object(message.user_scripts_json),
+        "user_scripts": json_object(message.user_scripts_json),
         "notes": message.notes or None,
         "replication_count": message.replication_count,
         "shutdown_instances": message.shutdown_instances,
@@ -95,7 +98,7 @@ def migration(message: job_pb2.Migration, *, with_tasks: bool = True) -> Documen
         "destination_minion_pool_id": None,
         "instance_osmorphing_minion_pool_mappings": {},
         "info": {},
-        "transfer_result": _object(message.transfer_result_json) if message.transfer_result_json else None,
+        "transfer_result": json_object(message.transfer_result_json) if message.transfer_result_json else None,
         "tasks": [task(one, message.execution_id) for one in message.tasks] if with_tasks else [],
         "disks": [disk(one) for one in message.disks] if with_tasks else [],
         "progress": job_progress(message.disks) if with_tasks and message.disks else None,
@@ -209,7 +212,7 @@ def inspection_request(caller: Caller, body: InspectionIn, trust_id: str = "") -
     return job_pb2.StartInspectionRequest(
         project_id=caller.project_id,
         user_id=caller.user_id,
-        origin=_endpoint(body.origin.type, body.origin.connection_info, body.origin.source_environment),
+        origin=endpoint_message(body.origin.type, body.origin.connection_info, body.origin.source_environment),
         instance=body.instance,
         target_platform=body.target_platform or "",
         conversion_json=json.dumps(body.conversion) if body.conversion else "",
@@ -219,7 +222,7 @@ def inspection_request(caller: Caller, body: InspectionIn, trust_id: str = "") -
 
 def inspection(message: job_pb2.Inspection) -> Document:
     """An inspection; what it found is null before its end."""
-    found = _object(message.found_json)
+    found = json_object(message.found_json)
     return {
         "id": message.id,
         "instance": message.instance,
@@ -363,7 +366,7 @@ def _service(id_: str, binary: str, up: bool, providers: Document, specs: Docume
 
 def provider_types(info: cluster_pb2.ProviderInfo) -> list[int]:
     """The integers under which clients know what a provider can do."""
-    capabilities = _object(info.capabilities_json)
+    capabilities = json_object(info.capabilities_json)
     types = [ENDPOINT]
     if capabilities.get("destination"):
         types += [TRANSFER_IMPORT, OS_MORPHING]
@@ -376,11 +379,11 @@ def provider_schema(info: cluster_pb2.ProviderInfo, type_: int) -> Document | No
     """The JSON schema behind one of those integers, under its published name; None for the others."""
     match type_:
         case 4:
-            return {"destination_environment_schema": _object(info.destination_environment_schema_json)}
+            return {"destination_environment_schema": json_object(info.destination_environment_schema_json)}
         case 8:
-            return {"source_environment_schema": _object(info.source_environment_schema_json)}
+            return {"source_environment_schema": json_object(info.source_environment_schema_json)}
         case 16:
-            return {"connection_info_schema": _object(info.connection_schema_json)}
+            return {"connection_info_schema": json_object(info.connection_schema_json)}
     return None
 
 
@@ -388,6 +391,7 @@ def _row(created_at: str, updated_at: str = "") -> Document:
     return {"created_at": created_at, "updated_at": updated_at or None, "deleted_at": None, "deleted": "0"}
 
 
-def _object(text: str) -> Document:
+def json_object(text: str) -> Document:
+    """Empty for no text, and for JSON that is no object."""
     value = json.loads(text) if text else {}
     return value if isinstance(value, dict) else {}

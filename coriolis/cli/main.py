@@ -13,6 +13,10 @@ from coriolis.cli.exits import EXIT_CODES_HELP, FAILURES, Exit, report
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("coriolis.cli.up:up", "Run everything on this machine: etcd, coordinator, gateway, two agents."),
     "migration": ("coriolis.cli.migrations:migration", "Create, follow, cancel and delete migrations."),
+    "plan": (
+        "coriolis.cli.plan:plan",
+        "Say how networks and storage of a migration would be mapped, and what is missing.",
+    ),
     "verify": ("coriolis.cli.verify:verify", "Re-read the volumes of a finished migration."),
     "inspect": ("coriolis.cli.inspect_guest:inspect", "Say what a machine's guest is and what conversion would do."),
     "manifest": ("coriolis.cli.manifests:manifest", "See and check what both agents signed of each disk."),

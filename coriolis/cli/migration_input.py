@@ -92,16 +92,16 @@ def connection(text: str | None, secret_id: str | None, side: str) -> Document |
     return read_document(text, f"--{side}-connection") if text else None
 
 
-def body(file: Path | None, flags: Document) -> Document:
-    """The body: the file's content, with what flags say laid over it, member by member."""
+def merged(file: Path | None, flags: Document) -> Document:
+    """The member ``migration`` of a body: the file's content, with what flags say laid over it, member by member."""
     migration = read_file(file, "--file") if file else {}
     if set(migration) == {"migration"}:
         migration = _object(migration["migration"], "--file")
-    merged = merge(migration, flags)
+    found = merge(migration, flags)
     for member, option in (("origin", "--origin"), ("destination", "--destination"), ("instances", "--instance")):
-        if not merged.get(member):
-            raise click.UsageError(f"{member} is missing: give {option}, or --file with a member {member}.")
-    return {"migration": merged}
+        if not found.get(member):
+            raise click.UsageError(f"{member} is missing: give {option}, or a file with a member {member}.")
+    return found
 
 
 def merge(below: Document, above: Document) -> Document:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from coriolis.cli.exits import Ended
-from coriolis.cli.migration_input import body, connection, networks, read_document, user_scripts
+from coriolis.cli.migration_input import merged, user_scripts
 from coriolis.cli.output import emit, human_bytes, human_seconds, output_option, print_fields, print_table
 from coriolis.cli.progress import follow, follow_and_end
+from coriolis.cli.request_options import endpoint_flags, request_options, with_connections
 from coriolis.cli.rest import Api, with_api
 from coriolis.model.user_scripts import DEFAULT_PHASE, PHASES
 
@@ -22,6 +22,8 @@ Examples:
   coriolis migration create --origin libvirt --origin-connection '{"uri": "qemu+ssh://a/system"}' \\
       --destination libvirt --destination-secret 0a0a0a0a-0000-4000-8000-000000000001 \\
       --target-environment @target.json --network 'VM Network=default' --instance vm-01 --wait
+  coriolis migration create --origin image --origin-connection '{"path": "/srv/vms"}' --instance web \\
+      --destination-cloud mycloud --network lan=private --wait
 
 \b
 wave1.yaml has the form of the REST API's body:
@@ -44,17 +46,7 @@ def migration() -> None:
 
 
 @migration.command(epilog=EXAMPLE)
-@click.option("--file", "-f", type=click.Path(path_type=Path), help="JSON or YAML; other options are laid over it.")
-@click.option("--origin", metavar="TYPE", help="Provider of the origin, e.g. libvirt, image.")
-@click.option("--origin-connection", metavar="JSON|@FILE", help="How to reach the origin.")
-@click.option("--origin-secret", metavar="ID", help="A stored secret instead.")
-@click.option("--source-environment", metavar="JSON|@FILE")
-@click.option("--destination", metavar="TYPE", help="Provider of the destination.")
-@click.option("--destination-connection", metavar="JSON|@FILE", help="How to reach the destination.")
-@click.option("--destination-secret", metavar="ID", help="A stored secret instead.")
-@click.option("--target-environment", metavar="JSON|@FILE", help="Where and as what the machines are made.")
-@click.option("--network", multiple=True, metavar="ORIGIN=DESTINATION", help="Network map; repeatable.")
-@click.option("--instance", multiple=True, metavar="NAME", help="Machine to migrate; repeatable.")
+@request_options
 @click.option("--notes", help="Free text, kept with the migration.")
 @click.option("--passes", type=click.IntRange(1, 10), help="Sync passes, default 2: one live, one after the shut-down.")
 @click.option("--shutdown/--no-shutdown", default=None, help="Stop the origin before the last pass (default: yes).")
@@ -85,25 +77,8 @@ def create(api: Api, **options: Any) -> None:
 
 
 def _body(options: Document) -> Document:
-    environment = options["source_environment"]
-    target = options["target_environment"]
-    flags: Document = {
-        "origin": {
-            "type": options["origin"],
-            "connection_info": connection(options["origin_connection"], options["origin_secret"], "origin"),
-            "source_environment": read_document(environment, "--source-environment") if environment else None,
-        },
-        "destination": {
-            "type": options["destination"],
-            "connection_info": connection(
-                options["destination_connection"], options["destination_secret"], "destination"
-            ),
-            "target_environment": {
-                **(read_document(target, "--target-environment") if target else {}),
-                "network_map": networks(options["network"]) or None,
-            },
-        },
-        "instances": list(options["instance"]) or None,
+    flags = {
+        **endpoint_flags(options),
         "notes": options["notes"],
         "replication_count": options["passes"],
         "shutdown_instances": options["shutdown"],
@@ -111,7 +86,7 @@ def _body(options: Document) -> Document:
         "user_scripts": user_scripts(options["scripts"], options["instance_scripts"], options["script_phase"]),
         "request_id": options["request_id"],
     }
-    return body(options["file"], flags)
+    return {"migration": with_connections(merged(options["file"], flags))}
 
 
 @migration.command("list")

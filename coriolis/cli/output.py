@@ -80,8 +80,13 @@ def _cell(value: object) -> Text:
             return Text(json.dumps(value))
         case dict() | list():
             return Text("")
-    text = str(value)
+    text = printable(str(value))
     return Text(text, style=STYLES.get(text, ""))
+
+
+def printable(text: str) -> str:
+    """Names come from clouds and guests: what is not printable, which could drive a terminal, becomes ``?``."""
+    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
 
 
 def human_bytes(count: float) -> str:

@@ -28,6 +28,7 @@ from coriolis.coordinator.job_service import ChangePublisher, JobService
 from coriolis.coordinator.leadership import LeadershipTerm, leader_changes
 from coriolis.coordinator.progress import ProgressBoard
 from coriolis.coordinator.sessions import Sessions
+from coriolis.coordinator.survey import Surveys
 from coriolis.coordinator.transfer_metrics import TransferCollector
 from coriolis.coordinator.trust_sweep import TrustSweep
 from coriolis.coordinator.vault import Vault
@@ -200,6 +201,7 @@ class Coordinator:
         sessions.initial_rates = bandwidth.initial_rates
         verifications = Verifications(driver)
         inspections = Inspections(driver, self._vault)
+        surveys = Surveys(driver, self._vault)
         ready = asyncio.Event()
         self._transfers.watch(board, sessions.roads)
         try:
@@ -217,7 +219,15 @@ class Coordinator:
                 self._gate.open(
                     {
                         "jobs": JobService(
-                            store, driver, board, directory, self._vault, verifications, inspections, sessions.send
+                            store,
+                            driver,
+                            board,
+                            directory,
+                            self._vault,
+                            verifications,
+                            inspections,
+                            surveys,
+                            sessions.send,
                         ),
                         "agents": sessions,
                         "secrets": SecretService(self._secrets),

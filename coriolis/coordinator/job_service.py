@@ -16,6 +16,7 @@ from coriolis.coordinator.planner import plan_migration
 from coriolis.coordinator.progress import ProgressBoard
 from coriolis.coordinator.requests import body_digest, build_migration, uses_trust
 from coriolis.coordinator.store import JobStore, RequestRecord
+from coriolis.coordinator.survey import Surveys
 from coriolis.coordinator.vault import Vault
 from coriolis.coordinator.verification import Verifications
 from coriolis.coordinator.views import migration_message, task_message
@@ -56,6 +57,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         vault: Vault,
         verifications: Verifications,
         inspections: Inspections,
+        surveys: Surveys,
         tell_agent: TellAgent = lambda agent_id, message: False,
     ) -> None:
         self._store = store
@@ -65,6 +67,7 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         self._vault = vault
         self._verifications = verifications
         self._inspections = inspections
+        self._surveys = surveys
         self._tell_agent = tell_agent
 
     def _find(self, project_id: str, migration_id: str) -> Migration:
@@ -213,6 +216,16 @@ class JobService(job_pb2_grpc.JobServiceServicer):
         check_project(context, request.project_id)
         found = self._inspections.get(request.project_id, request.inspection_id)
         return pb.GetInspectionResponse(inspection=found)
+
+    async def StartSurvey(self, request: pb.StartSurveyRequest, context: Context) -> pb.StartSurveyResponse:
+        check_project(context, request.project_id)
+        started = await self._surveys.start(request, self._directory.providers())
+        return pb.StartSurveyResponse(survey=started)
+
+    async def GetSurvey(self, request: pb.GetSurveyRequest, context: Context) -> pb.GetSurveyResponse:
+        check_project(context, request.project_id)
+        found = self._surveys.get(request.project_id, request.survey_id)
+        return pb.GetSurveyResponse(survey=found)
 
     async def ListManifests(self, request: pb.ListManifestsRequest, context: Context) -> pb.ListManifestsResponse:
         check_project(context, request.project_id)

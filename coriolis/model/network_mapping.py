@@ -5,7 +5,8 @@ Nothing here decides for the user: it proposes, says why, and says what is missi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal, TypeVar
 
 import msgspec
@@ -13,12 +14,17 @@ import msgspec
 from coriolis.model.machine import MachineSpec
 from coriolis.model.network import CloudConfiguration, Network, SecurityGroup, StorageType
 
-Why = Literal["mapped", "same_name", "same_subnets", "default", "ambiguous", "missing"]
+Why = Literal[
+    "mapped", "same_name", "same_subnets", "as_written", "to_make", "only", "default", "ignored", "ambiguous", "missing"
+]
+MAX_LISTED = 12
 
 
 class Match(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``origin``: a name there. ``destination_id`` is empty unless one was found; with ``missing`` it can be made
-    when the origin described it, with ``ambiguous`` the user must choose. ``differences``: sentences, none if equal.
+    """``origin``: a name there, empty for disks of no storage that has a name. ``destination_id`` is empty unless one
+    was found. ``as_written``: the destination takes the name as it is; ``to_make``: create_missing_networks makes it;
+    ``only``: there is one choice; ``ignored``: the destination has no such thing; with ``ambiguous`` and ``missing``
+    the user must choose. ``differences``: sentences, none if equal.
     """
 
     origin: str
@@ -26,6 +32,19 @@ class Match(msgspec.Struct, frozen=True, omit_defaults=True):
     destination: str = ""
     destination_id: str = ""
     differences: tuple[str, ...] = ()
+
+
+class Takes(msgspec.Struct, frozen=True):
+    """What a destination understands. ``members`` of its target environment, None when nobody said; the others as in
+    ``coriolis.providers.capabilities``."""
+
+    members: tuple[str, ...] | None = None
+    free_networks: tuple[str, ...] = ()
+    storage_member: str = ""
+    storage_required: bool = False
+
+    def accepts(self, member: str) -> bool:
+        return self.members is None or member in self.members
 
 
 class Proposal(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,26 +71,32 @@ def propose(
     *,
     network_map: Mapping[str, str] | None = None,
     storage_map: Mapping[str, str] | None = None,
+    takes: Takes = Takes(),  # noqa: B008  # it is frozen
+    create: bool = False,
+    storage_default: str = "",
 ) -> Proposal:
     """``origin`` may be empty (a cloud that describes nothing): then names alone are compared.
 
     The maps are the user's: name or id at the origin -> name or id (of a network or of one of its subnets) at the
-    destination. They go before everything.
+    destination. They go before everything. ``create``: what the origin describes may be made. ``storage_default``:
+    where disks go that no map names, as the user said.
     """
     specs = list(machines)
     nics = [nic for spec in specs for nic in spec.devices.nics]
     networks = {nic.network_name: nic.network_id for nic in nics if nic.network_name}
     groups = sorted({name for nic in nics for name in nic.security_groups})
-    storage = sorted(
-        {disk.storage_backend_identifier for spec in specs for disk in spec.devices.disks} - {""}  # no type: default
-    )
+    storage = {disk.storage_backend_identifier for spec in specs for disk in spec.devices.disks}
+    if not takes.storage_required or storage_default:
+        storage -= {""}  # no storage that has a name: the destination's default
     return Proposal(
         networks=tuple(
-            _network(name, networks[name], origin.networks, destination.networks, network_map or {})
+            _network((name, networks[name]), origin.networks, destination.networks, network_map or {}, takes, create)
             for name in sorted(networks)
         ),
-        security_groups=tuple(_group(name, origin, destination) for name in groups),
-        storage_types=tuple(_storage(name, origin, destination, storage_map or {}) for name in storage),
+        security_groups=tuple(_group(name, origin, destination, takes, create) for name in groups),
+        storage_types=tuple(
+            _storage(name, origin, destination, storage_map or {}, takes, storage_default) for name in sorted(storage)
+        ),
     )
 
 
@@ -111,15 +136,39 @@ def _one(origin: str, why: Why, found: list[_Thing], differences: tuple[str, ...
     return Match(origin, "ambiguous", differences=(f"several have the name {found[0].name}: {ids}",))
 
 
+def described_network(name: str, identity: str, known: Iterable[Network]) -> tuple[Network | None, str]:
+    """The origin's network as it could be made elsewhere, or None and why it cannot."""
+    listed = list(known)
+    found = [one for one in listed if identity and one.id == identity] or [one for one in listed if one.name == name]
+    if found and found[0].external:
+        return None, "it leads out of its cloud"
+    if len(found) != 1 or not found[0].subnets:
+        return None, "its origin does not describe it"
+    return found[0], ""
+
+
+def _is_called(wanted: str, network: Network) -> bool:
+    """``wanted``: id or name of one of its subnets, or ``network/subnet``."""
+    of, separator, below = wanted.partition("/")
+    inside = {text for subnet in network.subnets for text in (subnet.id, subnet.name)} - {""}
+    return wanted in inside or bool(separator and of in (network.id, network.name) and below in inside)
+
+
 def _network(
-    name: str, identity: str, known: tuple[Network, ...], there: tuple[Network, ...], chosen: Mapping[str, str]
+    who: tuple[str, str],
+    known: tuple[Network, ...],
+    there: tuple[Network, ...],
+    chosen: Mapping[str, str],
+    takes: Takes,
+    create: bool,
 ) -> Match:
+    name, identity = who
     described = (_named(known, identity) or _named(known, name))[:1]
     wanted = chosen.get(name) or chosen.get(identity)
     if wanted:
-        found = _named(there, wanted) or [
-            one for one in there if any(wanted in (subnet.id, subnet.name) for subnet in one.subnets)
-        ]
+        found = _named(there, wanted) or [one for one in there if _is_called(wanted, one)]
+        if not found and any(fnmatchcase(wanted, pattern) for pattern in takes.free_networks):
+            return Match(name, "as_written", wanted)
         if not found:
             return Match(name, "missing", wanted, differences=(f"it is mapped to {wanted}, which is not there",))
         return _one(name, "mapped", found, network_differences(described, found))
@@ -131,6 +180,11 @@ def _network(
         alike = [one for one in there if cidrs_of([one]) == cidrs]
         if len(alike) == 1:
             return _one(name, "same_subnets", alike, network_differences(described, alike))
+    if "*" in takes.free_networks:
+        return Match(name, "as_written", name)
+    if create:
+        made, why = described_network(name, identity, known)
+        return Match(name, "to_make", name) if made else Match(name, "missing", differences=(f"it is not made: {why}",))
     return Match(name, "missing")
 
 
@@ -162,10 +216,12 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _group(name: str, origin: CloudConfiguration, destination: CloudConfiguration) -> Match:
+def _group(name: str, origin: CloudConfiguration, destination: CloudConfiguration, takes: Takes, create: bool) -> Match:
+    if not takes.accepts("security_groups"):
+        return Match(name, "ignored", differences=("this destination filters no packets",))
     described, found = _named(origin.security_groups, name), _named(destination.security_groups, name)
     if not found:
-        return Match(name, "missing")
+        return Match(name, "to_make", name) if create and described else Match(name, "missing")
     if len(described) != 1 or len(found) != 1:
         return _one(name, "same_name", found)
     here, there = set(described[0].rules), set(found[0].rules)
@@ -177,17 +233,36 @@ def _group(name: str, origin: CloudConfiguration, destination: CloudConfiguratio
     return _one(name, "same_name", found, tuple(said))
 
 
+def listed_names(things: Sequence[Network] | Sequence[SecurityGroup] | Sequence[StorageType]) -> str:
+    """For a sentence: some of their names, and how many more there are."""
+    names = [one.name for one in things]
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return (", ".join(names[:MAX_LISTED]) or "none") + more
+
+
 def _storage(
-    name: str, origin: CloudConfiguration, destination: CloudConfiguration, chosen: Mapping[str, str]
+    name: str,
+    origin: CloudConfiguration,
+    destination: CloudConfiguration,
+    chosen: Mapping[str, str],
+    takes: Takes,
+    default: str,
 ) -> Match:
-    wanted = chosen.get(name)
-    found = _named(destination.storage_types, wanted or name)
+    there = destination.storage_types
+    wanted = chosen.get(name) or ""
+    if default and not wanted and not _named(there, name):
+        wanted = default
+    found = _named(there, wanted or name) if wanted or takes.accepts("storage_map") else []
+    if not found and wanted:
+        return Match(name, "missing", wanted, differences=(f"it is mapped to {wanted}, which is not there",))
+    if not found and not takes.storage_required:
+        return Match(name, "default")  # a destination that is told nothing uses its own
     if not found:
-        # a destination that is told nothing uses its own default
-        said = (f"it is mapped to {wanted}, which is not there",) if wanted else ()
-        return Match(name, "missing" if wanted else "default", wanted or "", differences=said)
+        if len(there) == 1:
+            return Match(name, "only", there[0].name, there[0].id)
+        return Match(name, "ambiguous", differences=(f"choose where disks go: {listed_names(there)}",))
     described = _named(origin.storage_types, name)
-    said = ()
+    said: tuple[str, ...] = ()
     if len(described) == 1 and described[0].encrypted and not found[0].encrypted:
         said = ("it is not encrypted",)
     return _one(name, "mapped" if wanted else "same_name", found, said)

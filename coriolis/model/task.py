@@ -9,8 +9,8 @@ import msgspec
 
 
 class TaskType(enum.StrEnum):
-    """Names as the REST API publishes them; RESTORE_ORIGIN_POWER, PROVE_BOOT, VERIFY_DISKS and INSPECT_GUEST are
-    ours."""
+    """Names as the REST API publishes them; RESTORE_ORIGIN_POWER, PROVE_BOOT, VERIFY_DISKS, INSPECT_GUEST and
+    SURVEY_ENDPOINT are ours."""
 
     VALIDATE_TRANSFER_SOURCE_INPUTS = "VALIDATE_TRANSFER_SOURCE_INPUTS"
     GET_INSTANCE_INFO = "GET_INSTANCE_INFO"
@@ -28,6 +28,7 @@ class TaskType(enum.StrEnum):
     VERIFY_DISKS = "VERIFY_DISKS"
     PROVE_BOOT = "PROVE_BOOT"
     INSPECT_GUEST = "INSPECT_GUEST"
+    SURVEY_ENDPOINT = "SURVEY_ENDPOINT"
 
 
 class TaskStatus(enum.StrEnum):

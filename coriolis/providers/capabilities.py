@@ -26,5 +26,12 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Machines are called by letters, digits, dots, dashes and underscores: others become dashes."""
     takes_tokens: bool = False
     """Works with a Keystone token of the caller's cloud: ``coriolis.keystone.given_token`` says in which members."""
+    free_networks: tuple[str, ...] = ()
+    """Patterns (``*`` stands for anything) of what network_map may say at this destination though no network is called
+    so: ``bridge:*``."""
+    storage_member: str = ""
+    """Member of the target environment that says where disks go which no map names."""
+    storage_required: bool = False
+    """There is no default: the target environment must say where disks go."""
     target_platform: str = "kvm"
     """Names the driver table conversion uses for guests that will run here."""

@@ -33,9 +33,9 @@ from coriolis.rpc.limits import answer_message, read_limit, read_scope
 from coriolis.rpc.server import build_server
 from coriolis.rpc.tls import TlsFiles
 from tests.api.fake_records import now, sample_disk, sample_inspection, sample_manifest, sample_tasks
+from tests.api.fake_surveys import PROVIDERS, FakeSurveys
 
 TERMINAL = ("COMPLETED", "ERROR", "CANCELED")
-PROVIDERS = ("image", "libvirt")
 MAX_MIGRATIONS = 5000
 POLICY = MethodPolicy(
     {
@@ -58,6 +58,7 @@ class FakeMesh:
     limits: dict[Scope, Limit] = field(default_factory=dict)
     verifications: dict[str, job_pb2.Verification] = field(default_factory=dict)
     inspections: dict[tuple[str, str], job_pb2.Inspection] = field(default_factory=dict)
+    surveys: dict[tuple[str, str], job_pb2.Survey] = field(default_factory=dict)
     watchers: list[tuple[str, asyncio.Queue[job_pb2.WatchMigrationResponse | None]]] = field(default_factory=list)
     leader: FakeCoordinator | None = None
     epoch: int = 1
@@ -134,7 +135,7 @@ def masked(endpoint: endpoint_pb2.Endpoint) -> endpoint_pb2.Endpoint:
     return copy
 
 
-class _Jobs(job_pb2_grpc.JobServiceServicer):
+class _Jobs(FakeSurveys, job_pb2_grpc.JobServiceServicer):
     def __init__(self, coordinator: FakeCoordinator) -> None:
         self._me = coordinator
 

@@ -18,6 +18,7 @@ BODIES: dict[str, Any] = {
     "set_job_bandwidth_limit": LIMIT,
     "create_secret": {"secret": {"name": "s", "payload": {}}},
     "create_inspection": INSPECT,
+    "create_survey": {"survey": {"origin": BODY["migration"]["origin"]}},
     "act_on_migration": {"cancel": None},
     "act_on_migration_plural": {"verify": None},
 }
@@ -48,6 +49,7 @@ def test_every_operation_hides_the_other_project(stack: Stack) -> None:
             "id"
         ]
         inspection = theirs.post("/inspections", json=BODIES["create_inspection"]).json()["inspection"]["id"]
+        survey = theirs.post("/surveys", json=BODIES["create_survey"]).json()["survey"]["id"]
         secret = theirs.post("/secrets", json=BODIES["create_secret"]).json()["secret"]["id"]
         assert theirs.put(f"/bandwidth-limits/job/{migration}", json=LIMIT).status_code == 200
         disk = theirs.get(f"/migrations/{migration}/manifests").json()["manifests"][0]["disk_id"]
@@ -56,6 +58,7 @@ def test_every_operation_hides_the_other_project(stack: Stack) -> None:
             "migration_id": migration,
             "verification_id": verification,
             "inspection_id": inspection,
+            "survey_id": survey,
             "secret_id": secret,
             "disk_id": disk,
         }

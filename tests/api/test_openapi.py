@@ -53,10 +53,10 @@ def routes(router: Any) -> list[APIRoute]:
 
 
 def test_every_route_of_a_project_has_a_policy_rule(tmp_path: Path) -> None:
-    from gateway.routes import events, inspections, limits, links, manifests, migrations, secrets, services
+    from gateway.routes import events, inspections, limits, links, manifests, migrations, secrets, services, surveys
 
     used = set()
-    found = (events, inspections, migrations, manifests, services, secrets, limits, links)
+    found = (events, inspections, migrations, manifests, services, secrets, surveys, limits, links)
     for router in (module.router for module in found):
         for route in routes(router):
             rules = [one.call.rule for one in route.dependant.dependencies if isinstance(one.call, Permit)]

@@ -36,7 +36,7 @@ class ImageProvider:
     """Meets ``Provider``."""
 
     name = "image"
-    capabilities = Capabilities(origin=True, destination=True, plain_names=True)
+    capabilities = Capabilities(origin=True, destination=True, plain_names=True, free_networks=("*",))
     connection_schema: JsonSchema = schemas.CONNECTION
     source_environment_schema: JsonSchema = schemas.SOURCE_ENVIRONMENT
     destination_environment_schema: JsonSchema = schemas.DESTINATION_ENVIRONMENT

@@ -54,6 +54,8 @@ class LibvirtProvider:
         starts_instances=True,
         plain_names=True,
         proof_of_boot=True,
+        free_networks=("network:*", "bridge:*", "user", "none"),
+        storage_member="storage_pool",
         target_platform="kvm",
     )
     connection_schema: JsonSchema = schemas.CONNECTION

@@ -15,6 +15,7 @@ import msgspec
 from coriolis.convert.text import shown
 from coriolis.errors import Conflict, InvalidInput
 from coriolis.model.network import CloudConfiguration, Network, SecurityGroup, SecurityRule, Subnet
+from coriolis.model.network_mapping import described_network
 from coriolis.model.resource import InstanceRequest, Tag
 from coriolis.providers.openstack.configuration import groups_of
 from coriolis.providers.openstack.rest import ask, listed, make_once, remove
@@ -44,15 +45,12 @@ def missing(request: InstanceRequest, networks: Iterable[str], groups: Iterable[
     for nic in request.spec.devices.nics:
         if mapped.get(nic.network_name) or mapped.get(nic.network_id) or nic.network_name in there:
             continue
-        found = [one for one in described.networks if nic.network_id and one.id == nic.network_id] or [
-            one for one in described.networks if one.name == nic.network_name
-        ]
-        if len(found) != 1 or found[0].external or not found[0].subnets:
-            why = "it leads out of its cloud" if found and found[0].external else "its origin does not describe it"
+        found, why = described_network(nic.network_name, nic.network_id, described.networks)
+        if found is None:
             raise InvalidInput(
                 f"network_map has no entry for the origin network {shown(nic.network_name)}, and it is not made: {why}"
             )
-        made[found[0].name] = found[0]
+        made[found.name] = found
     known, wanted = set(groups), {}
     if not request.environment.get("security_groups"):
         used = {name for nic in request.spec.devices.nics for name in nic.security_groups}

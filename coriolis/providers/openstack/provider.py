@@ -55,6 +55,7 @@ class OpenstackProvider:
         live_source=True,
         power_control=True,
         takes_tokens=True,
+        storage_member="volume_type",
         target_platform="openstack",
     )
     connection_schema: JsonSchema = CONNECTION

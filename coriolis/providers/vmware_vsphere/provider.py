@@ -47,6 +47,8 @@ class VsphereProvider:
         change_log=True,
         power_control=True,
         starts_instances=True,
+        storage_member="datastore",
+        storage_required=True,
         target_platform="vmware",
     )
     connection_schema: JsonSchema = schemas.CONNECTION

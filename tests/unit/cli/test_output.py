@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from coriolis.cli.exits import MEANING, Exit, HttpFailure, report
-from coriolis.cli.migration_input import body, connection, merge, networks
+from coriolis.cli.migration_input import connection, merge, merged, networks
 from coriolis.cli.output import emit, human_bytes, human_seconds, print_table
 from coriolis.cli.progress import Display, disk_numbers
 from coriolis.cli.rest import Account, read_events
@@ -129,12 +129,19 @@ def test_flags_are_laid_over_a_file(tmp_path: Any) -> None:
         "instances": None,
         "notes": "n",
     }
-    made = body(file, flags)["migration"]
+    made = merged(file, flags)
     assert made["origin"] == {"type": "image", "connection_info": {"a": 1, "secret_id": "s"}}
     assert made["destination"] == {"type": "libvirt", "target_environment": {"network_map": {"a": "b"}}}
     assert (made["instances"], made["notes"]) == (["x"], "n")
     with pytest.raises(click.UsageError, match="origin is missing"):
-        body(None, {"origin": {"type": None}})
+        merged(None, {"origin": {"type": None}})
+
+
+def test_what_could_drive_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("Name",), [("evil\x1b[2J\x07 name",)])
+    shown = capsys.readouterr().out
+    assert "evil?[2J? name" in shown
+    assert "\x1b" not in shown
 
 
 def test_bad_flags_name_themselves(tmp_path: Any) -> None:
