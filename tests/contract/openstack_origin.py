@@ -85,34 +85,11 @@ class Servers:
         image, content = self.image(3)
         return self._start(image=image.id).id, {"root": content}
 
-    def guest_write(self, server_id: str, disk: str, offset: int, length: int, pattern: int) -> None:
-        """As the guest would, through its device."""
-        import xml.etree.ElementTree as ET
-
-        import libvirt
-        import libvirt_qemu
-
-        sockets = "/run/openstack-lab-" + hashlib.sha1(str(self.cloud.home.resolve()).encode()).hexdigest()[:8]
-        connection = libvirt.open(f"qemu+unix:///system?socket={sockets}/libvirt/libvirt-sock")
-        try:
-            domain = connection.lookupByUUIDString(server_id)
-            devices = ET.fromstring(domain.XMLDesc(0)).findall("devices/disk")
-            found = [one for one in devices if one.findtext("serial", "root") == disk and one.get("device") == "disk"]
-            alias = found[0].find("alias")
-            assert alias is not None
-            path = f"/machine/peripheral/{alias.get('name')}/virtio-backend"
-            command = f'qemu-io -d {path} "write -P {pattern} {offset} {length}"'
-            mode = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
-            answer = libvirt_qemu.qemuMonitorCommand(domain, command, mode)
-            assert "rror" not in answer, answer
-        finally:
-            connection.close()
-
     def origin(self, kind: str, folder: Path) -> Origin:
         server_id, truth = self.server(kind)
 
         def write(disk: str, offset: int, length: int, pattern: int) -> None:
-            self.guest_write(server_id, disk, offset, length, pattern)
+            guest_write(self.cloud, server_id, disk, offset, length, pattern)
             truth[disk][offset : offset + length] = bytes([pattern]) * length
 
         access = CinderAccess(("nfs",), self.cloud.home / "mnt" / "cinder")
@@ -140,6 +117,30 @@ class Servers:
             self.sdk.delete_volume(volume.id, wait=True, timeout=TIMEOUT_S)
         for image in list(self.sdk.image.images(owner=self.account.project_id)):
             self.sdk.delete_image(image.id)
+
+
+def guest_write(cloud: Cloud, server_id: str, disk: str, offset: int, length: int, pattern: int) -> None:
+    """As the guest would, through its device."""
+    import xml.etree.ElementTree as ET
+
+    import libvirt
+    import libvirt_qemu
+
+    sockets = "/run/openstack-lab-" + hashlib.sha1(str(cloud.home.resolve()).encode()).hexdigest()[:8]
+    connection = libvirt.open(f"qemu+unix:///system?socket={sockets}/libvirt/libvirt-sock")
+    try:
+        domain = connection.lookupByUUIDString(server_id)
+        devices = ET.fromstring(domain.XMLDesc(0)).findall("devices/disk")
+        found = [one for one in devices if one.findtext("serial", "root") == disk and one.get("device") == "disk"]
+        alias = found[0].find("alias")
+        assert alias is not None
+        path = f"/machine/peripheral/{alias.get('name')}/virtio-backend"
+        command = f'qemu-io -d {path} "write -P {pattern} {offset} {length}"'
+        mode = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+        answer = libvirt_qemu.qemuMonitorCommand(domain, command, mode)
+        assert "rror" not in answer, answer
+    finally:
+        connection.close()
 
 
 @contextmanager
