@@ -92,7 +92,7 @@ def _check(request: ConversionRequest, readers: Sequence[BlockReader], writers: 
 
 def check_guest(request: ConversionRequest) -> None:
     """Raises InvalidInput, Unsupported for a guest of a kind that cannot be looked into."""
-    bad = [nic.mac for nic in request.nics if not is_mac(nic.mac)]
+    bad = [mac for nic in request.nics for mac in (nic.mac, nic.was or nic.mac) if not is_mac(mac)]
     if bad or len(request.nics) > MAX_NICS:
         raise InvalidInput(f"nics: at most {MAX_NICS}, each with a MAC in lower case with colons; wrong: {bad[:3]}")
     target_platform(request.target_platform)

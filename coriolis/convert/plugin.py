@@ -26,12 +26,14 @@ Phase = Literal["osmorphing_pre_os_mount", "osmorphing_post_os_mount", "replica_
 class Nic:
     """``mac``: lower case with colons. ``name``: as the origin's description has it, may be empty or another's name.
 
-    ``addressing``: ``keep`` leaves the addresses that the guest configures, ``dhcp`` replaces them.
+    ``addressing``: ``keep`` leaves the addresses that the guest configures, ``dhcp`` replaces them. ``was``: the MAC
+    that the guest knows it by, where the destination gives it another; else empty.
     """
 
     mac: str
     name: str = ""
     addressing: Addressing = "keep"
+    was: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,13 @@ class NicIdentity(msgspec.Struct, frozen=True):
     """``mac``: lower case with colons.
 
     ``name_hint``: the interface's name in the guest, if the origin knows it. ``addressing``: ``keep`` leaves what the
-    guest configures, ``dhcp`` replaces it.
+    guest configures, ``dhcp`` replaces it. ``was``: the origin's MAC, where the destination gives another; else empty.
     """
 
     mac: str
     name_hint: str = ""
     addressing: Addressing = "keep"
+    was: str = ""
 
 
 class ConversionRequest(msgspec.Struct, frozen=True):
@@ -65,13 +66,19 @@ def request_for(
     replica_identity: str,
     options: ConversionOptions | None = None,
     scripts: Sequence[UserScript] = (),
+    macs: Sequence[str] = (),
 ) -> ConversionRequest:
-    """The request for a machine as its origin describes it; interfaces without a known MAC are left out."""
+    """The request for a machine as its origin describes it; interfaces without a known MAC are left out.
+
+    ``macs``: those that the machine will have, in the order of its NICs, where the destination says so beforehand.
+    ``ConversionOptions.nics`` names interfaces by the origin's.
+    """
     options = options or ConversionOptions()
+    origins = [(nic.mac_address or "").lower() for nic in spec.devices.nics]
     nics = tuple(
-        NicIdentity(mac, nic.name, options.nics.get(mac, options.addressing))
-        for nic in spec.devices.nics
-        if (mac := (nic.mac_address or "").lower())
+        NicIdentity(mac, nic.name, options.nics.get(was, options.addressing), was if was != mac else "")
+        for nic, was, mac in zip(spec.devices.nics, origins, macs or origins, strict=True)
+        if mac
     )
     return ConversionRequest(
         os_type=spec.os_type,
@@ -108,7 +115,10 @@ def job_document(request: ConversionRequest, settings: ConversionSettings) -> di
     """The fields of ``plugin.Job`` as JSON for the worker."""
     return {
         "platform": request.target_platform,
-        "nics": [{"mac": nic.mac, "name": nic.name_hint, "addressing": nic.addressing} for nic in request.nics],
+        "nics": [
+            {"mac": nic.mac, "name": nic.name_hint, "addressing": nic.addressing, "was": nic.was}
+            for nic in request.nics
+        ],
         "efi": request.firmware_type == "EFI",
         "way": request.way,
         "scripts": [msgspec.to_builtins(script) for script in request.scripts],

@@ -233,6 +233,19 @@ class ProvesBoot(Protocol):
         ...
 
 
+@runtime_checkable
+class ReservesNics(Protocol):
+    """An ``InstanceTarget`` that can say beforehand which MACs a machine gets; declared by
+    ``Capabilities.reserves_nics``."""
+
+    async def reserve_nics(self, request: InstanceRequest) -> tuple[str, ...]:
+        """MACs of the machine's NICs, in their order, lower case with colons: the ones that ``create_instance`` uses.
+
+        What that takes carries the request's tag and is kept until ``delete_instance``; repeats give the same.
+        """
+        ...
+
+
 class Connection(Protocol):
     """An open session with one cloud. Members a cloud does not offer are None, as its capabilities declare."""
 

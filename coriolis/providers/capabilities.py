@@ -22,6 +22,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     starts_instances: bool = False
     proof_of_boot: bool = False
     """A machine can be started for a look before it is made."""
+    reserves_nics: bool = False
+    """MACs may differ from the origin's, and can be known before the guest is converted."""
     plain_names: bool = False
     """Machines are called by letters, digits, dots, dashes and underscores: others become dashes."""
     takes_tokens: bool = False

@@ -12,11 +12,14 @@ from coriolis.agent.manifest_update import RecordingWriter, update_manifest
 from coriolis.agent.notary import Notary
 from coriolis.agent.replicate_sink import manifest_paths, packed
 from coriolis.agent.tasks.conversion_settings import conversion_settings
-from coriolis.agent.tasks.endpoint import open_endpoint, volumes_of
-from coriolis.agent.tasks.machine_request import volumes_in_order
+from coriolis.agent.tasks.endpoint import instances_of, open_endpoint, volumes_of
+from coriolis.agent.tasks.machine_request import machine_request, volumes_in_order
 from coriolis.convert.convert import convert
 from coriolis.convert.request import ConversionOptions, request_for
+from coriolis.errors import Unsupported
+from coriolis.model.resource import ResourceKind
 from coriolis.model.user_scripts import for_machine
+from coriolis.providers.base import Connection, ReservesNics
 from coriolis.providers.registry import load_provider
 
 
@@ -34,12 +37,13 @@ async def run(context: TaskContext) -> dict[str, Any]:
     platform = options.platform or load_provider(work.provider).capabilities.target_platform
     async with open_endpoint(context) as connection, AsyncExitStack() as stack:
         target = volumes_of(connection, work.provider)
+        macs = await _reserved_macs(context, connection)
         writers = [
             RecordingWriter(await stack.enter_async_context(target.open_writer(volume.id)))
             for volume in volumes_in_order(work)
         ]
         result = await convert(
-            request_for(spec, platform, identity, options, scripts),
+            request_for(spec, platform, identity, options, scripts, macs),
             writers,
             writers,
             context.workplace.transfer_dir(work) / "morphing",
@@ -60,3 +64,17 @@ async def run(context: TaskContext) -> dict[str, Any]:
         "osmorphing_info": {"distribution": result.summary.system.title, "changed_bytes": changed},
         "deployed": packed(context, {disk_id: found for disk_id, found in deployed.items() if found is not None}),
     }
+
+
+async def _reserved_macs(context: TaskContext, connection: Connection) -> tuple[str, ...]:
+    """Those that the machine will have, where the destination may give others than the origin's; else empty."""
+    work = context.assignment
+    if not load_provider(work.provider).capabilities.reserves_nics:
+        return ()
+    target = instances_of(connection, work.provider)
+    if not isinstance(target, ReservesNics):
+        raise Unsupported(f"provider {work.provider} cannot reserve NICs, although it says so")
+    request = machine_request(work, volumes_in_order(work))
+    # in the ledger first: what is reserved belongs to the machine, and is removed as the machine is
+    await context.record(ResourceKind.INSTANCE, request.name, "destination", "INTENDED")
+    return await target.reserve_nics(request)

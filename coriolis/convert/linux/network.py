@@ -12,12 +12,15 @@ the MAC address, which migrates. Rules, in order:
 3. The remaining MACs, in the order of the machine description, get the remaining configured names, in the
    order of their appearance in the guest's configuration. When their numbers differ the rest is reported,
    never guessed.
+
+Where the destination gives an interface another MAC (``Nic.was`` is the old one), the guest's files get the new one
+first, and what they say of the old one counts for it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coriolis.convert.plugin import Nic
@@ -54,6 +57,12 @@ class Bindings:
         macs = {nic.mac for nic in nics}
         live = [frozenset(pair for pair in pairs if pair[0] in macs) for pairs in (self.given, self.matched)]
         return Bindings(*live)
+
+    def renamed(self, nics: Sequence[Nic]) -> Bindings:
+        """As the guest's files say it once ``with_macs`` gave them the new addresses."""
+        new = changed_macs(nics)
+        pairs = [frozenset((new.get(mac, mac), name) for mac, name in one) for one in (self.given, self.matched)]
+        return Bindings(*pairs)
 
     def names(self) -> dict[str, str]:
         """MAC -> name; empty where nothing needs one."""
@@ -145,12 +154,16 @@ def with_rules(text: str, pairs: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{line}\n" for line in [*kept, *added])
 
 
-def with_mac(text: str, old: Iterable[str], new: str) -> str:
-    """``text`` with the MAC addresses ``old`` replaced; comments stay."""
-    gone = set(old)
+def changed_macs(nics: Iterable[Nic]) -> dict[str, str]:
+    """Old MAC -> new one, of the interfaces to which the destination gives another."""
+    return {nic.was: nic.mac for nic in nics if nic.was}
+
+
+def with_macs(text: str, changed: Mapping[str, str]) -> str:
+    """``text`` with each MAC address in ``changed`` replaced by its new one; comments stay."""
 
     def replace(match: re.Match[str]) -> str:
-        return new if match[1].lower().replace("-", ":") in gone else match[0]
+        return changed.get(match[1].lower().replace("-", ":"), match[0])
 
     lines = text.splitlines(keepends=True)
     return "".join(line if line.lstrip().startswith("#") else _MAC.sub(replace, line) for line in lines)

@@ -8,7 +8,7 @@ from functools import partial
 from coriolis.convert.guest import Guest, read_text
 from coriolis.convert.linux import network
 from coriolis.convert.linux.kept_aside import edit_file
-from coriolis.convert.linux.network_systems import bindings, config_files, configured_names
+from coriolis.convert.linux.network_systems import binding_files, bindings, config_files, configured_names
 from coriolis.convert.plugin import Nic, Say
 from coriolis.convert.text import encode, shown
 from coriolis.errors import Corrupt
@@ -26,11 +26,12 @@ def understands_links(guest: Guest) -> bool:
 def planned_pins(guest: Guest, nics: Sequence[Nic]) -> network.Pins:
     """The pairs that are to be written. Reads only."""
     configs = config_files(guest)
-    return network.choose(nics, configured_names(configs), bindings(guest, configs))
+    return network.choose(nics, configured_names(configs), bindings(guest, configs).renamed(nics))
 
 
 def pin_names(guest: Guest, nics: Sequence[Nic], say: Say) -> list[tuple[str, str]]:
     """Write the pairs; they. Files that bind a name to a MAC that the machine does not have get the new one."""
+    _replace_changed(guest, nics, say)
     pins = planned_pins(guest, nics)
     _replace_stale(guest, nics, pins.pairs, say)
     if pins.pairs and understands_links(guest):
@@ -44,15 +45,23 @@ def pin_names(guest: Guest, nics: Sequence[Nic], say: Say) -> list[tuple[str, st
     return list(pins.pairs)
 
 
+def _replace_changed(guest: Guest, nics: Sequence[Nic], say: Say) -> None:
+    """Give the guest's files the MACs that the destination gives its interfaces."""
+    changed = network.changed_macs(nics)
+    if changed:
+        for path in [*binding_files(guest), *(config.path for config in config_files(guest))]:
+            edit_file(guest, path, partial(network.with_macs, changed=changed), say)
+
+
 def _replace_stale(guest: Guest, nics: Sequence[Nic], pairs: Sequence[tuple[str, str]], say: Say) -> None:
     have = {nic.mac for nic in nics}
     if not pairs:
         return
     for config in config_files(guest):
         for mac, name in pairs:
-            stale = {old for old, bound in config.bound if bound == name and old not in have}
+            stale = {old: mac for old, bound in config.bound if bound == name and old not in have}
             if stale:
-                edit_file(guest, config.path, partial(network.with_mac, old=stale, new=mac), say)
+                edit_file(guest, config.path, partial(network.with_macs, changed=stale), say)
     stale_rule = any(old not in have for old, _ in network.rule_bindings(read_text(guest, network.RULES)))
     if stale_rule:
         edit_file(guest, network.RULES, lambda text: network.with_rules(text, pairs), say)
@@ -63,7 +72,7 @@ def interfaces(guest: Guest, nics: Sequence[Nic]) -> dict[str, str]:
 
     The name is empty where the guest configures an interface by its MAC alone.
     """
-    live = bindings(guest, config_files(guest)).of(nics)
+    live = bindings(guest, config_files(guest)).renamed(nics).of(nics)
     return {**dict(planned_pins(guest, nics).pairs), **live.names()}
 
 

@@ -100,13 +100,17 @@ def configured_names(configs: list[ConfigFile]) -> list[str]:
     return physical(name for one in configs for name in one.names)
 
 
+def binding_files(guest: Guest) -> list[str]:
+    """Paths of the files that give names to MACs: ``.link`` files and udev rules."""
+    links = files(guest, "/etc/systemd/network", "", ".link")
+    return [*links, *files(guest, RULES.rpartition("/")[0], "", ".rules")]
+
+
 def bindings(guest: Guest, configs: list[ConfigFile]) -> Bindings:
     """What the guest says of MACs."""
     given: list[tuple[str, str]] = []
-    for path in files(guest, "/etc/systemd/network", "", ".link"):
-        given += link_bindings(read_text(guest, path))
-    for path in files(guest, RULES.rpartition("/")[0], "", ".rules"):
-        given += rule_bindings(read_text(guest, path))
+    for path in binding_files(guest):
+        given += (link_bindings if path.endswith(".link") else rule_bindings)(read_text(guest, path))
     return Bindings(frozenset(given), frozenset(pair for one in configs for pair in one.bound))
 
 

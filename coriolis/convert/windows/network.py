@@ -107,7 +107,8 @@ def settings(found: Sequence[Adapter], nics: Sequence[Nic]) -> tuple[list[Settin
     are a finding, not a guess.
     """
     by_mac = {adapter.mac: adapter for adapter in found if adapter.mac}
-    pairs: dict[str, Adapter | None] = {nic.mac: by_mac.get(nic.mac) for nic in nics}
+    known = {nic.was or nic.mac for nic in nics}
+    pairs: dict[str, Adapter | None] = {nic.mac: by_mac.get(nic.was or nic.mac) for nic in nics}
     used = {adapter.guid for adapter in pairs.values() if adapter}
     open_nics = [mac for mac, adapter in pairs.items() if adapter is None]
     rest = [adapter for adapter in found if adapter.guid not in used and not adapter.mac]
@@ -131,7 +132,7 @@ def settings(found: Sequence[Adapter], nics: Sequence[Nic]) -> tuple[list[Settin
             f"the static addresses of {shown(adapter.title or adapter.guid)} ({adapter.mac}) belong to no interface",
         )
         for adapter in found
-        if adapter.mac and adapter.static and adapter.mac not in pairs
+        if adapter.mac and adapter.static and adapter.mac not in known
     ]
     result = []
     for nic in nics:

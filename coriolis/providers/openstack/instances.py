@@ -59,8 +59,8 @@ class OpenstackInstances:
 
     def __init__(self, session: Session, volumes: OpenstackVolumes, tell: Callable[..., None]) -> None:
         self._session, self._volumes, self._tell = session, volumes, tell
-        ports = Ports(session, tell)
-        self._reserved = Reservation(session, volumes, Images(session), ports)
+        self._ports = Ports(session, tell)
+        self._reserved = Reservation(session, volumes, Images(session), self._ports)
         self._networks = MissingNetworks(session, tell)
 
     async def validate(self, request: InstanceRequest) -> None:
@@ -85,12 +85,25 @@ class OpenstackInstances:
             return _instance(request, standing[0].status == "ACTIVE")
         if not request.volumes:
             raise InvalidInput("a machine without disks cannot be made in OpenStack: there is nothing to start from")
+        request, prepared = await self._placed(request)
+        await self._reserved.make(request, prepared, self._tell)
+        return _instance(request, False)
+
+    async def _placed(self, request: InstanceRequest) -> tuple[InstanceRequest, Prepared]:
+        """With the networks that are missing made, where that is asked for."""
         groups: tuple[tuple[str, ...], ...] = ()
         if is_asked_for(request) and not as_template(request):
             request, groups = await self._networks.made(request)
-        prepared = msgspec.structs.replace(await self._prepare(request), nic_groups=groups)
-        await self._reserved.make(request, prepared, self._tell)
-        return _instance(request, False)
+        return request, msgspec.structs.replace(await self._prepare(request), nic_groups=groups)
+
+    async def reserve_nics(self, request: InstanceRequest) -> tuple[str, ...]:
+        """Makes the ports, since only a port has its MAC for sure. A template has none: the origin's are told."""
+        check_request(request)
+        if as_template(request):
+            return tuple((nic.mac_address or "").lower() for nic in request.spec.devices.nics)
+        request, prepared = await self._placed(request)
+        ports = await self._ports.reserve(request, prepared)
+        return tuple(str(port["mac_address"]).lower() for port in ports)
 
     async def start(self, instance_id: str) -> None:
         """Make the server, or start the one that stands. Two that call at once get one: Cinder gives the root volume,

@@ -24,13 +24,19 @@ class Ports:
     def __init__(self, session: Session, tell: Callable[..., None]) -> None:
         self._session, self._tell = session, tell
 
-    async def make(self, request: InstanceRequest, prepared: Prepared) -> tuple[str, ...]:
-        """Ids in the order of the NICs, with a floating IP at the first if one is asked for."""
+    async def reserve(self, request: InstanceRequest, prepared: Prepared) -> list[Mapping[str, Any]]:
+        """The ports in the order of the NICs."""
         made = []
         for number, nic in enumerate(prepared.nics):
             name = marks.port_name(request.instance_id, number)
             groups = prepared.nic_groups[number] if prepared.nic_groups else prepared.groups
-            made.append(str((await self._port(request, nic, name, groups))["id"]))
+            made.append(await self._port(request, nic, name, groups))
+        return made
+
+    async def make(self, request: InstanceRequest, prepared: Prepared) -> tuple[str, ...]:
+        """Ids in the order of the NICs, with a floating IP at the first if one is asked for."""
+        made = [str(port["id"]) for port in await self.reserve(request, prepared)]
+        for number, nic in enumerate(prepared.nics):
             if nic.lost_ips:
                 self._tell(
                     f"NIC {number} cannot keep {shown(', '.join(nic.lost_ips))}: its subnet has others", "WARNING"

@@ -56,6 +56,7 @@ class OpenstackProvider:
         power_control=True,
         takes_tokens=True,
         storage_member="volume_type",
+        reserves_nics=True,
         target_platform="openstack",
     )
     connection_schema: JsonSchema = CONNECTION

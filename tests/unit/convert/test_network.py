@@ -82,7 +82,17 @@ def test_rules_replace_what_bound_the_name_or_the_mac() -> None:
 
 def test_only_the_stale_mac_is_replaced() -> None:
     text = f"# {B}\nHWADDR={B.upper()}\nMACADDR={C}\n"
-    assert network.with_mac(text, [B], A) == f"# {B}\nHWADDR={A}\nMACADDR={C}\n"
+    assert network.with_macs(text, {B: A}) == f"# {B}\nHWADDR={A}\nMACADDR={C}\n"
+
+
+def test_what_the_guest_says_of_an_old_mac_counts_for_the_new_one() -> None:
+    """Two interfaces swap what a plain match by order would give them."""
+    nics = [Nic(A, was=B), Nic(C)]
+    bound = Bindings(frozenset({(B, "ens224")}), frozenset({(C, "ens192")}))
+    assert network.choose(nics, ["ens192", "ens224"], bound.renamed(nics)).pairs == ((C, "ens192"),)
+    rule = f'SUBSYSTEM=="net", ATTR{{address}}=="{B}", NAME="ens224"'
+    assert network.rule_bindings(network.with_macs(rule, network.changed_macs(nics))) == [(A, "ens224")]
+    assert network.with_macs(f"{A} {B}", {A: B, B: A}) == f"{B} {A}", "also when they are exchanged"
 
 
 macs = st.integers(1, 9).map(lambda n: f"00:50:56:00:00:{n:02x}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import coriolis
-from coriolis.convert.request import NicIdentity, is_mac, request_for
+from coriolis.convert.request import ConversionOptions, NicIdentity, is_mac, request_for
 from coriolis.model.machine import Devices, MachineSpec, Nic
 
 
@@ -17,6 +17,20 @@ def test_a_request_from_a_machine_spec() -> None:
     request = request_for(spec, "kvm", "replica")
     assert request.nics == (NicIdentity("00:50:56:9a:11:22", "ens192"), NicIdentity("00:50:56:9a:11:23"))
     assert (request.os_type, request.firmware_type, request.replica_identity) == ("linux", "EFI", "replica")
+
+
+def test_macs_that_the_destination_gives_instead() -> None:
+    """Where it keeps them nothing changed; addressing is asked for by the origin's."""
+    first, second, new = "00:50:56:9a:11:22", "00:50:56:9a:11:23", "fa:16:3e:00:00:01"
+    nics = (Nic("net", first.upper()), Nic("net", second), Nic("net", None))
+    spec = MachineSpec("i", "vm", 1, 512, devices=Devices(nics=nics))
+    options = ConversionOptions(nics={first: "dhcp"})
+    request = request_for(spec, "kvm", "replica", options, macs=(new, second, "fa:16:3e:00:00:02"))
+    assert request.nics == (
+        NicIdentity(new, addressing="dhcp", was=first),
+        NicIdentity(second),
+        NicIdentity("fa:16:3e:00:00:02"),
+    )
 
 
 def test_the_worker_needs_nothing_but_the_standard_library() -> None:

@@ -142,3 +142,10 @@ def test_a_hostile_domain_does_not_get_into_the_script() -> None:
     result, _ = settings([found], [Nic(FIRST)])
     assert "calc" not in script(result)
     assert found.static == Addresses((("10.0.0.5", 8),), (), ())
+
+
+def test_addresses_follow_an_adapter_whose_mac_changes() -> None:
+    """The script finds the interface by the MAC that it will have; the registry knows the one that it had."""
+    found = [adapter("a", FIRST, addresses(1)), adapter("b", SECOND, addresses(2))]
+    assert matched(found, [Nic(SECOND), Nic(THIRD, was=FIRST)]) == {SECOND: addresses(2), THIRD: addresses(1)}
+    assert settings(found, [Nic(SECOND), Nic(THIRD, was=FIRST)])[1] == []
