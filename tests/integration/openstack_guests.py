@@ -160,4 +160,11 @@ class Guests:
             own.delete_volume(volume.id, wait=True, timeout=TIMEOUT_S)
 
     def remove(self) -> None:
-        self.project.clear()
+        clear_all(self.project)
+
+
+def clear_all(project: Project) -> None:
+    """Also its network, whose DHCP server would go on in a cloud that stays."""
+    project.clear()
+    for one in listed(project.own, "network", "/networks", "networks", {"project_id": project.account.project_id}):
+        ask(project.own, "network", "DELETE", f"/networks/{one['id']}")

@@ -16,6 +16,7 @@ from coriolis.providers.openstack.rest import ask, listed
 from coriolis.rpc.gen.coriolis.v1 import job_pb2
 from tests.contract.openstack_destination import FLAVOR, NETWORK, Project
 from tests.fault.mesh import Mesh, endpoint, summary
+from tests.integration.openstack_guests import clear_all
 from tests.integration.openstack_project import Trial
 from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 from tests.lab.phony_disk import ROOT_AT, make_plain
@@ -56,7 +57,7 @@ def project() -> Iterator[Project]:
         try:
             yield made
         finally:
-            made.clear()
+            clear_all(made)
 
 
 async def test_macs_are_known_before_the_machine(project: Project, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.contract.openstack_destination import FLAVOR, NETWORK, Project
 from tests.fault.mesh import Mesh, endpoint, summary
 from tests.integration.keystone_mesh import END, KeystoneMesh, keystone_mesh
 from tests.integration.mesh_calls import cancel
-from tests.integration.openstack_guests import FREE_AT, MIB, Guest, Guests
+from tests.integration.openstack_guests import FREE_AT, MIB, Guest, Guests, clear_all
 from tests.integration.test_openstack_destination import console_says
 from tests.lab import guest_domain
 from tests.lab.openstack_site import ALL_SERVICES, Account, Cloud, openstack_site
@@ -65,7 +65,7 @@ def other(cloud: Cloud) -> Iterator[Project]:
     try:
         yield made
     finally:
-        made.clear()
+        clear_all(made)
 
 
 @asynccontextmanager
