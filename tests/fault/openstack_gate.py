@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -24,14 +25,13 @@ SERVICES = ("compute", "volumev3", "network", "image")
 MAX_HEAD = 64 << 10
 MAX_BODY = 64 << 20
 MAX_ANSWER = 64 << 20
-LATE_S = 2.0
 
 
 class Moment(enum.StrEnum):
     """Where a request is when the test strikes."""
 
     BEFORE = "before the cloud hears of it"
-    ARRIVES_LATE = "sent, and carried out two seconds after the strike, even if its sender died"
+    ARRIVES_LATE = "sent, and carried out seconds after the strike, even if its sender died"
     UNANSWERED = "carried out, the answer is still on its way"
     ANSWERED = "answered"
 
@@ -45,6 +45,7 @@ class Meeting:
     path: re.Pattern[str]
     body: str
     moment: Moment
+    late_s: float
     reached: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -69,12 +70,14 @@ class Gates:
     cloud: Cloud
     who: Callable[[int], Any] = lambda port: port
     calls: list[str] = field(default_factory=list)
+    broken: list[Exception] = field(default_factory=list)
+    """What went wrong in the gates themselves."""
     _awaited: Meeting | None = None
     _busy: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def meet(self, method: str, path: str, moment: Moment, body: str = "") -> Meeting:
+    def meet(self, method: str, path: str, moment: Moment, *, body: str = "", late_s: float = 0) -> Meeting:
         """Await the next request whose path ends with the regular expression and whose body has that text."""
-        self._awaited = Meeting(method, re.compile(f"{path}$"), body, moment)
+        self._awaited = Meeting(method, re.compile(f"{path}$"), body, moment, late_s)
         return self._awaited
 
     def open(self) -> None:
@@ -91,6 +94,9 @@ class Gates:
             await self._exchange(target, reader, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass  # either side died: that is what these tests do
+        except Exception as error:
+            self.broken.append(error)
+            raise
         finally:
             self._busy.discard(task)
             writer.close()
@@ -103,10 +109,7 @@ class Gates:
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
         method, where, _ = first.split(" ", 2)
         headers = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines}
-        assert "transfer-encoding" not in headers, "the gate knows bodies of a stated length only"
-        length = int(headers.get("content-length", "0"))
-        assert length <= MAX_BODY, f"a body of {length} bytes"
-        body = await reader.readexactly(length)
+        body = await _body(reader, headers)
         path = urlsplit(where).path
         self.calls.append(f"{method} {path}")
         met = self._awaited if self._awaited is not None and self._awaited.is_it(method, path, body) else None
@@ -115,7 +118,7 @@ class Gates:
         if met is not None and met.moment in (Moment.BEFORE, Moment.ARRIVES_LATE):
             await met.stand(asking)
             if met.moment is Moment.ARRIVES_LATE:
-                await asyncio.sleep(LATE_S)
+                await asyncio.sleep(met.late_s)
             elif await _has_gone(reader):
                 return
         kept = [line for line in lines if not line.lower().startswith("connection:")]
@@ -132,6 +135,21 @@ class Gates:
         for task in list(self._busy):
             task.cancel()
         await asyncio.gather(*self._busy, return_exceptions=True)
+
+
+async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    """As it came: chunks with their sizes."""
+    if headers.get("transfer-encoding", "").lower() != "chunked":
+        length = int(headers.get("content-length", "0"))
+        assert length <= MAX_BODY, f"a body of {length} bytes"
+        return await reader.readexactly(length)
+    body = bytearray()
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        body += line + await reader.readexactly(int(line.split(b";")[0], 16) + 2)
+        assert len(body) <= MAX_BODY
+        if int(line.split(b";")[0], 16) == 0:
+            return bytes(body)
 
 
 async def _asked(target: tuple[str, int], head: bytes, body: bytes) -> bytes:
@@ -176,12 +194,7 @@ async def gates_before(cloud: Cloud) -> AsyncIterator[Gates]:
                 assert address.hostname
                 assert address.port
                 target = (address.hostname, address.port)
-                server = await asyncio.start_server(
-                    lambda reader, writer, target=target: gates.serve(target, reader, writer),
-                    "127.0.0.1",
-                    0,
-                    limit=MAX_HEAD,
-                )
+                server = await asyncio.start_server(partial(gates.serve, target), "127.0.0.1", 0, limit=MAX_HEAD)
                 servers.append(server)
                 url = urlunsplit(address._replace(netloc=f"127.0.0.1:{server.sockets[0].getsockname()[1]}"))
             body = {

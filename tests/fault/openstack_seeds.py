@@ -89,6 +89,7 @@ CASES = (
     Case(BOOTABLE),
     Case(IMAGE_GONE, "upload"),
     Case(SERVER_GONE, ending=Ending.NO_HOST),
+    Case(TEMPLATE, "template", Ending.CANCELED),
     Case(DETACHED),
 )
 """The most important ones first, for who runs few seeds."""
@@ -115,4 +116,5 @@ def seed_of(number: int) -> Seed:
     """Seeds walk through the cases; from one walk to the next, moments and victims change, each by its own step."""
     walk, at = divmod(number, len(CASES))
     moments, victims = list(Moment), list(Victim)
-    return Seed(number, CASES[at], moments[(at + walk) % len(moments)], victims[(at // 4 + at + 2 * walk) % len(victims)])
+    moment, victim = moments[(at + walk) % len(moments)], victims[(at // 4 + at + 2 * walk) % len(victims)]
+    return Seed(number, CASES[at], moment, victim)

@@ -108,6 +108,7 @@ class TrustWatch:
     """Seconds that a trust outlived its job."""
 
     async def __aenter__(self) -> TrustWatch:
+        self._session = self.cloud.admin.session()
         await self.look()
         self._asking = asyncio.create_task(self._ask())
         return self
@@ -118,8 +119,9 @@ class TrustWatch:
 
     async def look(self) -> set[str]:
         """Ids of the trusts that exist now."""
-        answer = await asyncio.to_thread(self.cloud.identity, "GET", "/OS-TRUST/trusts")
-        self.present = {str(one["id"]) for one in answer["trusts"] if one["trustee_user_id"] == self.trustee}
+        identity = {"service_type": "identity", "interface": "public"}
+        answer = await asyncio.to_thread(self._session.get, "/OS-TRUST/trusts", endpoint_filter=identity)
+        self.present = {str(one["id"]) for one in answer.json()["trusts"] if one["trustee_user_id"] == self.trustee}
         return self.present
 
     async def _ask(self) -> None:
