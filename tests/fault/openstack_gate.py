@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import enum
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -19,21 +18,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from tests.fault.openstack_seeds import Moment
 from tests.lab.openstack_site import Cloud
 
 SERVICES = ("compute", "volumev3", "network", "image")
 MAX_HEAD = 64 << 10
 MAX_BODY = 64 << 20
 MAX_ANSWER = 64 << 20
-
-
-class Moment(enum.StrEnum):
-    """Where a request is when the test strikes."""
-
-    BEFORE = "before the cloud hears of it"
-    ARRIVES_LATE = "sent, and carried out seconds after the strike, even if its sender died"
-    UNANSWERED = "carried out, the answer is still on its way"
-    ANSWERED = "answered"
 
 
 @dataclass

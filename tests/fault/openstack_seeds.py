@@ -5,7 +5,14 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from tests.fault.openstack_gate import Moment
+
+class Moment(enum.StrEnum):
+    """Where a request is when the test strikes."""
+
+    BEFORE = "before the cloud hears of it"
+    ARRIVES_LATE = "sent, and carried out seconds after the strike, even if its sender died"
+    UNANSWERED = "carried out, the answer is still on its way"
+    ANSWERED = "answered"
 
 
 class Victim(enum.StrEnum):
