@@ -27,31 +27,61 @@ MAX_BODY = 64 << 20
 MAX_ANSWER = 64 << 20
 
 
+@dataclass(frozen=True)
+class Request:
+    """``head``: what is sent to the cloud, the blank line included. ``body``: as it came."""
+
+    method: str
+    path: str
+    head: bytes
+    body: bytes
+
+
 @dataclass
 class Meeting:
     """One request that is waited for. ``reached`` gives what ``who`` makes of the asking TCP port; then the request
-    stands still until ``go_on`` is set."""
+    stands still until ``go_on`` is set. ``over``: nothing more comes of it."""
 
     method: str
     path: re.Pattern[str]
     body: str
     moment: Moment
     late_s: float
+    taken: bool = False
     reached: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def is_it(self, method: str, path: str, body: bytes) -> bool:
-        return (
-            not self.reached.done()
-            and method == self.method
-            and self.path.search(path) is not None
-            and self.body.encode() in body
-        )
+    def is_it(self, asked: Request) -> bool:
+        fits = asked.method == self.method and self.path.search(asked.path) is not None
+        return not self.taken and fits and self.body.encode() in asked.body
 
-    async def stand(self, asking: Any) -> None:
-        if not self.reached.done():
-            self.reached.set_result(asking)
-            await self.go_on.wait()
+    async def happen(
+        self,
+        asking: Any,
+        target: tuple[str, int],
+        asked: Request,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """The exchange, which stands still at its moment."""
+        if self.moment in (Moment.BEFORE, Moment.ARRIVES_LATE):
+            await self._stand(asking)
+        if self.moment is Moment.ARRIVES_LATE:
+            await asyncio.sleep(self.late_s)
+        elif self.moment is Moment.BEFORE and await _has_gone(reader):
+            return
+        answer = await _answer(target, asked)
+        if self.moment is Moment.UNANSWERED:
+            await self._stand(asking)
+        writer.write(answer)
+        await writer.drain()
+        if self.moment is Moment.ANSWERED:
+            await self._stand(asking)
+
+    async def _stand(self, asking: Any) -> None:
+        self.reached.set_result(asking)
+        await self.go_on.wait()
 
 
 @dataclass
@@ -96,30 +126,19 @@ class Gates:
         self, target: tuple[str, int], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """One request, one answer, and the connection ends."""
-        head = await reader.readuntil(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")[:-2]
-        method, where, _ = first.split(" ", 2)
-        headers = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines}
-        body = await _body(reader, headers)
-        path = urlsplit(where).path
-        self.calls.append(f"{method} {path}")
-        met = self._awaited if self._awaited is not None and self._awaited.is_it(method, path, body) else None
-        # looked up now: once it has its answer it may close the socket
-        asking = self.who(writer.get_extra_info("peername")[1]) if met is not None else None
-        if met is not None and met.moment in (Moment.BEFORE, Moment.ARRIVES_LATE):
-            await met.stand(asking)
-            if met.moment is Moment.ARRIVES_LATE:
-                await asyncio.sleep(met.late_s)
-            elif await _has_gone(reader):
-                return
-        kept = [line for line in lines if not line.lower().startswith("connection:")]
-        answer = await _asked(target, "\r\n".join([first, *kept, "Connection: close", "", ""]).encode("latin-1"), body)
-        if met is not None and met.moment is Moment.UNANSWERED:
-            await met.stand(asking)
-        writer.write(answer)
-        await writer.drain()
-        if met is not None and met.moment is Moment.ANSWERED:
-            await met.stand(asking)
+        asked = await _request(reader)
+        self.calls.append(f"{asked.method} {asked.path}")
+        met = self._awaited
+        if met is None or not met.is_it(asked):
+            writer.write(await _answer(target, asked))
+            await writer.drain()
+            return
+        met.taken = True
+        try:
+            # looked up now: once it has its answer it may close the socket
+            await met.happen(self.who(writer.get_extra_info("peername")[1]), target, asked, reader, writer)
+        finally:
+            met.over.set()
 
     async def end(self) -> None:
         self.open()
@@ -128,25 +147,35 @@ class Gates:
         await asyncio.gather(*self._busy, return_exceptions=True)
 
 
+async def _request(reader: asyncio.StreamReader) -> Request:
+    head = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")[:-2]
+    method, where, _ = first.split(" ", 2)
+    headers = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines}
+    kept = [line for line in lines if not line.lower().startswith("connection:")]
+    passed = "\r\n".join([first, *kept, "Connection: close", "", ""]).encode("latin-1")
+    return Request(method, urlsplit(where).path, passed, await _body(reader, headers))
+
+
 async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
     """As it came: chunks with their sizes."""
     if headers.get("transfer-encoding", "").lower() != "chunked":
         length = int(headers.get("content-length", "0"))
         assert length <= MAX_BODY, f"a body of {length} bytes"
         return await reader.readexactly(length)
-    body = bytearray()
-    while True:
+    body, size = bytearray(), -1
+    while size != 0:
         line = await reader.readuntil(b"\r\n")
-        body += line + await reader.readexactly(int(line.split(b";")[0], 16) + 2)
+        size = int(line.split(b";")[0], 16)
+        body += line + await reader.readexactly(size + 2)
         assert len(body) <= MAX_BODY
-        if int(line.split(b";")[0], 16) == 0:
-            return bytes(body)
+    return bytes(body)
 
 
-async def _asked(target: tuple[str, int], head: bytes, body: bytes) -> bytes:
+async def _answer(target: tuple[str, int], asked: Request) -> bytes:
     reader, writer = await asyncio.open_connection(*target)
     try:
-        writer.write(head + body)
+        writer.write(asked.head + asked.body)
         await writer.drain()
         answer = bytearray()
         while block := await reader.read(1 << 16):
