@@ -223,11 +223,10 @@ async def test_seed(lab: Lab, number: int) -> None:
                 cancelled = await rest(lab, "POST", f"/migrations/{migration_id}/actions", {"cancel": None})
                 assert cancelled.status_code == 204, cancelled.text
             ended = await until_end(lab, migration_id)
-        lab.trusts.ended[trust] = time.monotonic()
-        took = time.monotonic() - began
+        at_end = lab.trusts.ended[trust] = time.monotonic()
         await asyncio.wait_for(met.over.wait(), MAX_LATE_S + MEET_S)  # what comes late shall be judged too
-        clean = await lab.evidence.until_clean(lab.foreign, name if case.way == "template" else "")
-        ended = await without_residue(lab, migration_id)
+        clean = await lab.evidence.until_clean(at_end, lab.foreign, name if case.way == "template" else "")
+        ended = await without_residue(lab, migration_id, at_end)
         check_outcome(lab, seed, name, content, ended)
         lab.history.check()
         progress.check()
@@ -240,7 +239,7 @@ async def test_seed(lab: Lab, number: int) -> None:
         lab.gates.open()
         await asyncio.to_thread(clear, lab)
         shutil.rmtree(folder)
-    print(f"{seed}; ended {ended.status} after {took:.0f} s, clean {clean:.1f} s later")
+    print(f"{seed}; ended {ended.status} after {at_end - began:.0f} s, clean {clean:.1f} s later")
 
 
 async def until_end(lab: Lab, migration_id: str) -> job_pb2.Migration:
@@ -251,11 +250,10 @@ async def until_end(lab: Lab, migration_id: str) -> job_pb2.Migration:
     return found
 
 
-async def without_residue(lab: Lab, migration_id: str) -> job_pb2.Migration:
+async def without_residue(lab: Lab, migration_id: str, at_end: float) -> job_pb2.Migration:
     """Of a job in which somebody died the janitor takes a second look after its end."""
-    deadline = time.monotonic() + GONE_S
     while (found := await lab.running.mesh.get(migration_id, lab.who.project_id)).residue:
-        assert time.monotonic() < deadline, f"I4: residue {GONE_S:.0f} s after the end: {list(found.residue)}"
+        assert time.monotonic() < at_end + GONE_S, f"I4: residue {GONE_S:.0f} s after the end: {list(found.residue)}"
         await asyncio.sleep(0.5)
     return found
 

@@ -86,13 +86,12 @@ class Evidence:
             if key not in fine.get(kind, set())
         ]
 
-    async def until_clean(self, foreign_ports: set[str], template: str = "") -> float:
-        """Seconds until no orphan stood. AssertionError with what still stands after 120 s."""
-        began = time.monotonic()
+    async def until_clean(self, at_end: float, foreign_ports: set[str], template: str = "") -> float:
+        """Seconds since the job's end (monotonic) until no orphan stood. AssertionError with what stands after 120."""
         while left := await asyncio.to_thread(self.orphans, foreign_ports, template):
-            assert time.monotonic() < began + GONE_S, f"I4: left {GONE_S:.0f} s after the end: {left}"
+            assert time.monotonic() < at_end + GONE_S, f"I4: left {GONE_S:.0f} s after the end: {left}"
             await asyncio.sleep(POLL_S)
-        return time.monotonic() - began
+        return time.monotonic() - at_end
 
 
 @dataclass
