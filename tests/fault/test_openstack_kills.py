@@ -36,7 +36,7 @@ from tests.fault.openstack_gate import Gates, Meeting, gates_before, holder_of
 from tests.fault.openstack_seeds import Ending, Seed, Victim, seed_of
 from tests.fault.test_kills import NEW_LEADER_S
 from tests.integration.keystone_mesh import END, KeystoneMesh, keystone_mesh
-from tests.lab.openstack_site import ALL_SERVICES, Account, openstack_site
+from tests.lab.openstack_site import Account, Cloud
 
 SEEDS = max(1, int(os.environ.get("CORIOLIS_FAULT_RUNS", "3")) // 2)
 FIRST = int(os.environ.get("CORIOLIS_FAULT_SEED", "0"))
@@ -54,10 +54,6 @@ pytestmark = [
     pytest.mark.openstack,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
-        reason="needs root and OpenStack: make openstack-lab",
-    ),
 ]
 
 
@@ -77,26 +73,25 @@ class Lab:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
+async def lab(whole_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
     folder = tmp_path_factory.mktemp("openstack-kills")
     (folder / "staging").mkdir()
-    with openstack_site(*ALL_SERVICES) as cloud:
-        project = await asyncio.to_thread(Project, cloud)
-        foreign = await asyncio.to_thread(prepare, project)
-        who = cloud.account("member", "creator", project_id=project.account.project_id)
-        settings = {
-            "staging_dir": str(folder / "staging"),
-            "cinder_drivers": ["nfs"],
-            "cinder_mount_dir": str(project.mount_dir),
-        }
-        sites = dict.fromkeys(("site-a", "site-b"), settings)
-        async with (
-            gates_before(cloud) as gates,
-            keystone_mesh(gates.cloud, folder, agent_settings=sites, coordinators=3) as running,
-            History(running.mesh.etcd.endpoints) as history,
-            TrustWatch(cloud, running.service.user_id) as trusts,
-        ):
-            yield Lab(running, gates, project, who, Evidence(cloud, project), trusts, history, folder, foreign)
+    project = await asyncio.to_thread(Project, whole_cloud)
+    foreign = await asyncio.to_thread(prepare, project)
+    who = whole_cloud.account("member", "creator", project_id=project.account.project_id)
+    settings = {
+        "staging_dir": str(folder / "staging"),
+        "cinder_drivers": ["nfs"],
+        "cinder_mount_dir": str(project.mount_dir),
+    }
+    sites = dict.fromkeys(("site-a", "site-b"), settings)
+    async with (
+        gates_before(whole_cloud) as gates,
+        keystone_mesh(gates.cloud, folder, agent_settings=sites, coordinators=3) as running,
+        History(running.mesh.etcd.endpoints) as history,
+        TrustWatch(whole_cloud, running.service.user_id) as trusts,
+    ):
+        yield Lab(running, gates, project, who, Evidence(whole_cloud, project), trusts, history, folder, foreign)
 
 
 def prepare(project: Project) -> set[str]:

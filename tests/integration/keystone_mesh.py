@@ -96,7 +96,6 @@ async def keystone_mesh(
     *packages: Path,
     agent_settings: Mapping[str, Mapping[str, Any]] | None = None,
     coordinators: int = 1,
-    read_limit: int = 0,
 ) -> AsyncIterator[KeystoneMesh]:
     """Coordinators, two agents and a gateway as processes; ``packages``: more folders with providers."""
     extra = directory / "site-packages"
@@ -107,7 +106,6 @@ async def keystone_mesh(
     async with Mesh(
         directory / "mesh",
         coordinators=coordinators,
-        read_limit=read_limit,
         environ={"PYTHONPATH": pythonpath},
         coordinator_settings={"secret_store": "barbican", "keystone": settings},
         agent_settings=agent_settings,
