@@ -132,6 +132,11 @@ fault: CORIOLIS_FAULT_RUNS = 100
 fault: setup ## the same 100 times each: hours
 	$(PYTEST) tests/fault
 
+.PHONY: fault-openstack
+fault-openstack: CORIOLIS_FAULT_RUNS = 100
+fault-openstack: openstack-lab ## kills at each request to a real OpenStack that makes or removes something, 50 seeds: most of an hour
+	$(PYTEST) -m openstack tests/fault
+
 .PHONY: mutants
 mutants: setup ## prove that the tests notice a missing fence
 	$(AS_ROOT) $(PY) -m tests.mutants

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -23,8 +24,10 @@ from coriolis.model.task import Part, Role, Side, Task, TaskStatus, TaskType
 
 log = structlog.get_logger(__name__)
 
-SWEEP_S = 60.0
+SWEEP_S = 30.0
 """How often leftovers are looked for; with one try's back-off it keeps the promise of 120 s after heal (F5)."""
+SETTLE_S = 15.0
+"""A run is left alone for so long after its end: what a dead agent asked a busy cloud for may come late."""
 TRY_S = 50.0
 """A try that takes longer is dropped for the next sweep's; what its agent still removes shows then."""
 MAX_AT_ONCE = 8
@@ -80,6 +83,14 @@ def removed(residue: Iterable[LedgerEntry], tried: InstanceRun) -> list[LedgerEn
     return [entry for entry in residue if _key(entry) in gone]
 
 
+def just_ended(run: InstanceRun, now: str) -> bool:
+    """Whether a run changed within ``SETTLE_S`` before ``now``; not when that is in the future, by another's clock."""
+    if not run.updated_at:
+        return False
+    age = datetime.fromisoformat(now) - datetime.fromisoformat(run.updated_at)
+    return timedelta() <= age < timedelta(seconds=SETTLE_S)
+
+
 def _key(entry: LedgerEntry) -> EntryKey:
     return entry.kind, entry.name, entry.side
 
@@ -103,7 +114,7 @@ class Janitor:
         room = asyncio.Semaphore(MAX_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for run in self._driver.stored_runs():
-                if run.residue():
+                if run.residue() and not just_ended(run, self._driver.now()):
                     group.create_task(self._try(run, room))
 
     async def _try(self, run: InstanceRun, room: asyncio.Semaphore) -> None:

@@ -32,8 +32,9 @@ from coriolis.coordinator.events import (
     SinkListening,
     WithdrawPart,
 )
-from coriolis.errors import Conflict, StaleGeneration
+from coriolis.errors import Conflict, StaleGeneration, TaskDied
 from coriolis.model.job import CREDENTIALS_LOST, InstanceRun, LedgerEntry, ResourceState
+from coriolis.model.resource import POWER_KIND
 from coriolis.model.task import (
     ASSIGNED,
     EDGES,
@@ -157,7 +158,8 @@ def _completed(run: InstanceRun, task: Task, event: PartCompleted, now: str) -> 
 
 
 def _failed(run: InstanceRun, task: Task, event: PartFailed, now: str) -> Step:
-    task = _with_events(task, event.events)
+    died = task.died or event.code == TaskDied.code
+    task = msgspec.structs.replace(_with_events(task, event.events), died=died)
     others: list[Command] = [
         WithdrawPart(task.id, part.role, part.agent_id, task.generation, event.message)
         for part in task.parts
@@ -267,12 +269,26 @@ def _record(run: InstanceRun, event: ResourceRecorded | InstanceCommitted, now: 
     if task.generation != event.generation or task.status not in ASSIGNED:
         raise StaleGeneration(f"task {task.task_type} was assigned anew or has ended")
     if isinstance(event, ResourceRecorded):
+        if task.on_error and _in_doubt(run, event.entry):
+            return run, []
         return msgspec.structs.replace(run, ledger=_entered(run.ledger, event.entry), updated_at=now), []
     if task.status is TaskStatus.CANCELLING or run.cancel_requested:
         raise Conflict("the migration is being cancelled")
     if run.committed_instance not in ("", event.instance_id):
         raise Conflict(f"instance {run.committed_instance} is already the result of this migration")
     return msgspec.structs.replace(run, committed_instance=event.instance_id, updated_at=now), []
+
+
+def _in_doubt(run: InstanceRun, gone: LedgerEntry) -> bool:
+    """Whether what a clean-up found gone may yet come to be, because who asked a cloud for it died meanwhile. It stays
+    in the ledger as residue, for which the janitor looks again after a while."""
+    if gone.state is not ResourceState.DELETED or gone.kind == POWER_KIND:
+        return False
+    if gone.side == Side.ORIGIN and not any(
+        old.name == gone.name and old.kind == gone.kind and old.state is ResourceState.INTENDED for old in run.ledger
+    ):
+        return False  # a snapshot that was made; a completed run removes it too
+    return any(task.died for task in run.tasks if not task.on_error and task.task_type not in LOOKS)
 
 
 def _residue_removed(run: InstanceRun, entry: LedgerEntry, now: str) -> InstanceRun:

@@ -121,6 +121,8 @@ class Task(msgspec.Struct, frozen=True):
     generation: int = 0
     attempts: int = 0
     """Attempts in a row that ended without progress."""
+    died: bool = False
+    """An attempt ended without a word: a cloud may still carry out what it asked for."""
     parts: tuple[Part, ...] = ()
     road: Road | None = None
     """Of the current attempt of a task of two agents."""

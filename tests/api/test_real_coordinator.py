@@ -43,7 +43,7 @@ def exercise(mesh: Mesh, directory: Path) -> None:
     command = [sys.executable, "-m", "coriolis.cli.main", "gateway", "--listen", address]
     command += ["--tls-dir", str(tls.cert.parent), "--users-file", str(directory / "users.json")]
     command += ["--token-key-file", str(directory / "token.key")]
-    for coordinator in mesh._addresses:
+    for coordinator in mesh.addresses:
         command += ["--coordinator", coordinator]
     with (directory / "gateway.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)

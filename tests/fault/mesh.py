@@ -112,7 +112,7 @@ class Mesh:
         self._environ = {**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})}
         self.coordinators: dict[str, Process] = {}
         self.agents: dict[str, Process] = {}
-        self._addresses: list[str] = []
+        self.addresses: list[str] = []
         self._counts = (coordinators, sites)
         self._read_limit = read_limit
         self._host = host
@@ -150,7 +150,7 @@ class Mesh:
         for number in range(count):
             name = f"c{number}"
             address = f"{self._host}:{free_port()}"
-            self._addresses.append(address)
+            self.addresses.append(address)
             self.coordinators[name] = self._role(
                 "coordinator",
                 name,
@@ -189,7 +189,7 @@ class Mesh:
 
     async def leader(self) -> tuple[str, str]:
         """(id, address) of the leader as a live coordinator tells it; empty strings without one."""
-        for name, address in zip(self.coordinators, self._addresses, strict=True):
+        for name, address in zip(self.coordinators, self.addresses, strict=True):
             if not self.coordinators[name].alive:
                 continue
             async with open_channel(address, self.tls, expected_role="coordinator") as channel:

@@ -91,9 +91,13 @@ class KeystoneMesh:
 
 @asynccontextmanager
 async def keystone_mesh(
-    cloud: Cloud, directory: Path, *packages: Path, agent_settings: Mapping[str, Mapping[str, Any]] | None = None
+    cloud: Cloud,
+    directory: Path,
+    *packages: Path,
+    agent_settings: Mapping[str, Mapping[str, Any]] | None = None,
+    coordinators: int = 1,
 ) -> AsyncIterator[KeystoneMesh]:
-    """Coordinator, two agents and a gateway as processes; ``packages``: more folders with providers."""
+    """Coordinators, two agents and a gateway as processes; ``packages``: more folders with providers."""
     extra = directory / "site-packages"
     install_provider(extra)
     service = cloud.account("service")
@@ -101,17 +105,23 @@ async def keystone_mesh(
     pythonpath = ":".join(map(str, (extra, *packages, ROOT)))
     async with Mesh(
         directory / "mesh",
+        coordinators=coordinators,
         environ={"PYTHONPATH": pythonpath},
         coordinator_settings={"secret_store": "barbican", "keystone": settings},
         agent_settings=agent_settings,
     ) as mesh:
-        _, leader = await mesh.leader()
         listen = f"127.0.0.1:{free_port()}"
         config = directory / "gateway.toml"
         tls = str(mesh.certificate("gateway", "g").cert.parent)
         config.write_text(
             tomli_w.dumps(
-                {"listen": listen, "coordinators": [leader], "tls_dir": tls, "auth": "keystone", "keystone": settings}
+                {
+                    "listen": listen,
+                    "coordinators": mesh.addresses,
+                    "tls_dir": tls,
+                    "auth": "keystone",
+                    "keystone": settings,
+                }
             )
         )
         log = directory / "mesh" / "gateway.log"

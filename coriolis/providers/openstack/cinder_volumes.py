@@ -168,14 +168,15 @@ class CinderVolumes:
             limit = IMAGE_TIMEOUT_S if image else MAKE_TIMEOUT_S
             ended = await self._session.until(partial(_ended, volume_id=made.id), limit, f"volume {name}")
             if ended.status in _USABLE:
-                await self._remove_duplicates(request)
-                return ended
+                if await self._remove_duplicates(request, ended):
+                    return ended
+                continue  # an older one stands: that of an agent that was killed, carried out meanwhile
             why = await self._why(made.id)
             await self._discard(made.id)
             if not left:
                 raise _failed(name, body["size"], why)
             self._tell(f"Cinder could not make volume {name} ({why}): it is made anew", "WARNING")
-        raise AssertionError("unreachable")
+        raise Conflict(f"volume {name}: other agents make and remove it at the same time")
 
     async def _made(self, request: VolumeRequest, body: dict[str, Any]) -> Found:
         def look(cloud: Cloud) -> Found | None:
@@ -196,10 +197,26 @@ class CinderVolumes:
 
         return await make_once(self._session, look, make)
 
-    async def _remove_duplicates(self, request: VolumeRequest) -> None:
-        _, others = await self._session.read(lambda cloud: pick(request.name, request.tag, named(cloud, request.name)))
+    async def _remove_duplicates(self, request: VolumeRequest, mine: Found) -> bool:
+        """Whether ``mine`` is the one that stays."""
+        kept, others = await self._session.read(
+            lambda cloud: pick(request.name, request.tag, named(cloud, request.name))
+        )
         for other in others:
             await self._discard(other.id)
+        return kept is not None and kept.id == mine.id
+
+    async def keep_only(self, used: Found) -> None:
+        """Remove volumes of the same name and tag: a cloud may carry out what a killed agent asked for seconds after
+        its successor looked for it."""
+
+        def look(cloud: Cloud) -> list[Found]:
+            found = (parse(one) for one in named(cloud, used.name) if one["status"] not in _GOING)
+            return [one for one in found if one is not None and one.metadata[marks.TAG] == used.metadata[marks.TAG]]
+
+        for other in await self._session.read(look):
+            if other.id != used.id:
+                await self.delete_volume(other.id)
 
     async def _why(self, volume_id: str) -> str:
         """What Cinder tells users of it; "" when it says nothing."""

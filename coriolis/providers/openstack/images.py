@@ -102,8 +102,8 @@ class Images:
                 f"Glance has {made.get('size')} bytes of image {image}, with another digest than what was sent"
             )
 
-    async def of_volume(self, mark: str, name: str, volume_id: str) -> str:
-        """Id of an image that Cinder makes of a volume, which must be free."""
+    async def of_volume(self, mark: str, name: str, volume_id: str, owner: Mapping[str, str]) -> str:
+        """Id of an image that Cinder makes of a volume, which must be free. ``owner``: by what a clean-up finds it."""
         order = {
             "image_name": name,
             "container_format": "bare",
@@ -116,8 +116,8 @@ class Images:
             said = ask(cloud, "block_storage", "POST", path, body)["os-volume_upload_image"]
             return {"id": said["image_id"], "status": "queued"}
 
-        # the image takes the volume's image metadata as properties, our mark among them
-        mine = {"os-set_image_metadata": {"metadata": {MARK: mark}}}
+        # the image takes the volume's image metadata as properties: it is ours from the moment at which it exists
+        mine = {"os-set_image_metadata": {"metadata": {**owner, MARK: mark}}}
         await self._session.change(
             lambda cloud: ask(cloud, "block_storage", "POST", f"/volumes/{volume_id}/action", mine)
         )

@@ -121,6 +121,7 @@ class OpenstackInstances:
             if ended.status != "ACTIVE":
                 await self._power_on(ended)
             self._tell(f"server {shown(ended.name)} ({ended.id}) runs")
+            await self._reserved.remove_unplanned(instance_id)
             return
         raise Unavailable(f"the server of {instance_id} was removed {START_ATTEMPTS} times while it was made")
 

@@ -78,9 +78,11 @@ class Ports:
         )
         self._tell(f"the machine is reached at the floating IP {shown(made['floating_ip_address'])}")
 
-    async def delete(self, instance_id: str) -> None:
-        """With their floating IPs."""
+    async def delete(self, instance_id: str, but: Sequence[str] = ()) -> None:
+        """With their floating IPs; all ``but`` these."""
         for port in await self._session.read(lambda cloud: _of_instance(cloud, instance_id)):
+            if port["id"] in but:
+                continue
             query = {"port_id": port["id"]}
             look = partial(listed, service="network", path="/floatingips", key="floatingips", params=query)
             for address in await self._session.read(look):

@@ -50,8 +50,11 @@ class Reservation:
         for volume, is_file in zip(request.volumes, staged, strict=True):
             if is_file:
                 await asyncio.to_thread(self._volumes.file, volume.id)
-            elif (await self._cinder.require(volume.id)).server:
-                raise Conflict(f"volume {volume.name} is attached to a server already")
+            else:
+                standing = await self._cinder.require(volume.id)
+                if standing.server:
+                    raise Conflict(f"volume {volume.name} is attached to a server already")
+                await self._cinder.keep_only(standing)
         image, disks = "", []
         for number, (volume, is_file) in enumerate(zip(request.volumes, staged, strict=True)):
             if number == 0 and from_image(request):
@@ -94,7 +97,7 @@ class Reservation:
         if is_file:
             path, size = await asyncio.to_thread(self._volumes.file, volume.id)
             return await self._images.upload(mark, request.name, path, size, properties)
-        image = await self._images.of_volume(mark, request.name, volume.id)
+        image = await self._images.of_volume(mark, request.name, volume.id, self._owner(request))
         await self._images.describe(image, properties)
         return image
 
@@ -170,12 +173,23 @@ class Reservation:
 
     async def remove(self, instance_id: str) -> None:
         """Ports, images, and volumes that were made of staged disks. The server must be gone."""
-        await self._ports.delete(instance_id)
+        await self._remove_all_but(instance_id, None)
+
+    async def remove_unplanned(self, instance_id: str) -> None:
+        """What stands of the machine beside its plan: what killed agents asked for may be made late. The machine's
+        server must have what is planned."""
+        plan = await self.find(instance_id)
+        if plan is not None:
+            await self._remove_all_but(instance_id, plan)
+
+    async def _remove_all_but(self, instance_id: str, plan: ServerPlan | None) -> None:
+        await self._ports.delete(instance_id, plan.ports if plan else ())
         for found in await self._session.read(lambda cloud: marked(cloud, marks.INSTANCE, instance_id)):
-            if marks.STAGED in found.metadata:
+            if marks.STAGED in found.metadata and found.id not in (plan.volumes if plan else ()):
                 await self._cinder.delete_volume(found.id)
         for image in await self._images.of_instance(instance_id):
-            await self._images.delete(str(image["id"]))
+            if plan is None or image["id"] != plan.image:
+                await self._images.delete(str(image["id"]))
 
     async def jobs_of(self, instance_id: str) -> set[str]:
         """Ids of the jobs that made what stands of a machine: one."""

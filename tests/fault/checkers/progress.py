@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from coriolis.errors import CoriolisError
 from coriolis.rpc.gen.coriolis.v1 import types_pb2
-from tests.fault.mesh import Mesh
+from tests.fault.mesh import PROJECT, Mesh
 
 POLL_S = 0.2
 
@@ -18,6 +18,7 @@ class ProgressWatch:
 
     mesh: Mesh
     migration_id: str
+    project_id: str = PROJECT
     shown: dict[tuple[str, str], list[types_pb2.DiskProgress]] = field(default_factory=dict)
 
     async def __aenter__(self) -> ProgressWatch:
@@ -31,7 +32,7 @@ class ProgressWatch:
     async def _ask(self) -> None:
         while True:
             try:
-                migration = await self.mesh.get(self.migration_id)
+                migration = await self.mesh.get(self.migration_id, self.project_id)
             except CoriolisError:
                 continue  # an election is going on
             for disk in migration.disks:
