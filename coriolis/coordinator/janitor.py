@@ -24,7 +24,7 @@ from coriolis.model.task import Part, Role, Side, Task, TaskStatus, TaskType
 
 log = structlog.get_logger(__name__)
 
-SWEEP_S = 30.0
+SWEEP_S = 20.0
 """How often leftovers are looked for; with one try's back-off it keeps the promise of 120 s after heal (F5)."""
 SETTLE_S = 15.0
 """A run is left alone for so long after its end: what a dead agent asked a busy cloud for may come late."""
