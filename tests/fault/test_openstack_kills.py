@@ -175,6 +175,7 @@ async def strike(lab: Lab, seed: Seed, meeting: Meeting, rng: random.Random) -> 
         agent.start()
     if leader:
         await another_leads(lab, leader)
+        lab.trusts.healed()
         mesh.coordinators[leader].start()
 
 

@@ -102,7 +102,8 @@ class TrustWatch:
     trustee: str
     present: set[str] = field(default_factory=set)
     ended: dict[str, float] = field(default_factory=dict)
-    """When the job of a trust ended."""
+    """When the job of a trust ended, or since then a new leader began: each counts its grace period anew, and the
+    promise is of 120 s after the last fault."""
     lasted: dict[str, float] = field(default_factory=dict)
     """Seconds that a trust outlived its job."""
 
@@ -129,6 +130,11 @@ class TrustWatch:
             for trust in set(self.ended) - self.present - set(self.lasted):
                 self.lasted[trust] = time.monotonic() - self.ended[trust]
             await asyncio.sleep(POLL_S)
+
+    def healed(self) -> None:
+        """A new leader leads."""
+        now = time.monotonic()
+        self.ended = {trust: at if trust in self.lasted else now for trust, at in self.ended.items()}
 
     async def check(self) -> None:
         """Every trust went within 120 s, and none stands of which no job is known."""
