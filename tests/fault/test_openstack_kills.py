@@ -52,6 +52,7 @@ pytestmark = [
     pytest.mark.fault,
     pytest.mark.lab,
     pytest.mark.openstack,
+    pytest.mark.openstack_in_ci,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(900),
 ]
