@@ -22,24 +22,24 @@ from coriolis.providers.vmware_vsphere.provider import VsphereProvider
 
 MIB = 1 << 20
 IN_FLIGHT = 8
-"""Reads of one cell each, as lanes ask."""
+"""Reads at a time; of one cell each, as lanes ask."""
 SNAPSHOT = "coriolis-bench"
 
 
-async def read_through(reader: BlockReader) -> int:
-    """Bytes read, in order, several cells at once."""
-    places = iter(range(0, reader.size, MIB))
+async def read_through(reader: BlockReader, step: int) -> int:
+    """Bytes read, in order, several reads of ``step`` bytes at once."""
+    places = iter(range(0, reader.size, step))
 
     async def work() -> int:
         done = 0
         for at in places:
-            done += len(await reader.read_at(at, min(MIB, reader.size - at)))
+            done += len(await reader.read_at(at, min(step, reader.size - at)))
         return done
 
     return sum(await asyncio.gather(*(work() for _ in range(IN_FLIGHT))))
 
 
-async def read_disks(info: dict[str, Any], way: str, disks: int) -> dict[str, float]:
+async def read_disks(info: dict[str, Any], way: str, disks: int, step: int = MIB) -> dict[str, float]:
     """The first ``disks`` disks of the machine at once."""
     around = Surroundings(environment={"disk_transport": way, "change_tracking": "as_is"})
     async with VsphereProvider().connect(info, around) as connection:
@@ -51,7 +51,7 @@ async def read_disks(info: dict[str, Any], way: str, disks: int) -> dict[str, fl
 
             async def one(disk_id: str) -> int:
                 async with source.open_reader(snapshot, disk_id) as reader:
-                    return await read_through(reader)
+                    return await read_through(reader, step)
 
             began = time.monotonic()
             done = await asyncio.gather(*(one(disk.disk_id) for disk in snapshot.disks[:disks]))
@@ -78,6 +78,8 @@ def main() -> None:
             found = asyncio.run(read_inventory(info))
         case "datastore":
             found = asyncio.run(read_disks(info, what, 1))
+        case "datastore-4m":
+            found = asyncio.run(read_disks(info, "datastore", 1, 4 * MIB))
         case _:
             found = asyncio.run(read_disks(info, "export", int(what.removeprefix("export-"))))
     found["rss"] = peak_rss(Path("/proc/self/status").read_text())
