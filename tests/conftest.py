@@ -57,11 +57,10 @@ def identity_cloud() -> Iterator[Cloud]:
 
 @pytest.fixture(scope="session")
 def whole_cloud() -> Iterator[Cloud]:
-    """A real OpenStack with all its services, one for the whole run."""
+    """A real OpenStack with all its services, one for the whole run; CORIOLIS_OPENSTACK_HOME names one that runs."""
     if os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"):
         pytest.skip("needs root and an OpenStack: make openstack-lab")
-    from tests.lab.openstack_site import openstack_site
+    from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 
-    services = ("keystone", "barbican", "glance", "placement", "neutron", "cinder", "nova")
-    with openstack_site(*services) as cloud:
+    with openstack_site(*ALL_SERVICES) as cloud:
         yield cloud

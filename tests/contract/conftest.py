@@ -19,7 +19,7 @@ from tests.contract.openstack_destination import Project, openstack_destination
 from tests.contract.site import Site, guest_write, libvirt_site
 from tests.contract.vsphere_destination import VSPHERE_ENVIRONMENT, machine_of_somebody, machine_runs
 from tests.contract.vsphere_origin import VSPHERE_ORIGINS, vsphere_origin
-from tests.lab.openstack_site import ALL_SERVICES, openstack_site
+from tests.lab.openstack_site import Cloud
 from tests.lab.vcsim import Simulator, vcsim
 from tests.lab.vsphere_site import Site as VsphereSite
 from tests.lab.vsphere_site import vsphere_site
@@ -72,13 +72,12 @@ def vsphere() -> Iterator[VsphereSite]:
 
 
 @pytest.fixture(scope="session")
-def openstack() -> Iterator[Any]:
+def openstack(whole_cloud: Cloud) -> Iterator[Any]:
     # the SDK is imported by those who have it
     import coriolis.keystone  # noqa: F401  # before the SDK
     from tests.contract.openstack_origin import openstack_servers
-    from tests.lab.openstack_site import openstack_site
 
-    with openstack_site("nova") as cloud, openstack_servers(cloud) as servers:
+    with openstack_servers(whole_cloud) as servers:
         yield servers
 
 
@@ -223,10 +222,8 @@ _DESTINATIONS = [
 
 
 @pytest.fixture(scope="session")
-def project() -> Iterator[Project]:
-    """Of a whole OpenStack: a minute to start, unless CORIOLIS_OPENSTACK_HOME names one that runs."""
-    with openstack_site(*ALL_SERVICES) as cloud:
-        yield Project(cloud)
+def project(whole_cloud: Cloud) -> Project:
+    return Project(whole_cloud)
 
 
 @pytest.fixture(params=_DESTINATIONS)

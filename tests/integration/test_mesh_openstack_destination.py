@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,6 @@ from coriolis.rpc.gen.coriolis.v1 import job_pb2
 from tests.contract.openstack_destination import FLAVOR, NETWORK, Project
 from tests.fault.mesh import Mesh, endpoint, summary
 from tests.integration.test_openstack_destination import ROOT, console_says
-from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 
 MAC = "52:54:00:77:00:01"
 DESCRIPTION = f"""name = "tiny"
@@ -33,17 +29,7 @@ mac_address = "{MAC}"
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.openstack,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
-        reason="needs root and OpenStack: make openstack-lab",
-    ),
 ]
-
-
-@pytest.fixture(scope="module")
-def project() -> Iterator[Project]:
-    with openstack_site(*ALL_SERVICES) as cloud:
-        yield Project(cloud)
 
 
 @pytest.mark.parametrize("way", ["attach", "upload"])

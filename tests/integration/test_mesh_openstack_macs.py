@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +13,7 @@ from coriolis.providers.openstack.rest import ask, listed
 from coriolis.rpc.gen.coriolis.v1 import job_pb2
 from tests.contract.openstack_destination import FLAVOR, NETWORK, Project
 from tests.fault.mesh import Mesh, endpoint, summary
-from tests.integration.openstack_guests import clear_all
 from tests.integration.openstack_project import Trial
-from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 from tests.lab.phony_disk import ROOT_AT, make_plain
 from tests.lab.phony_distros import MACS
 
@@ -43,21 +38,7 @@ pytestmark = [
     pytest.mark.lab,
     pytest.mark.openstack,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
-        reason="needs root and OpenStack: make openstack-lab",
-    ),
 ]
-
-
-@pytest.fixture(scope="module")
-def project() -> Iterator[Project]:
-    with openstack_site(*ALL_SERVICES) as cloud:
-        made = Project(cloud)
-        try:
-            yield made
-        finally:
-            clear_all(made)
 
 
 async def test_macs_are_known_before_the_machine(project: Project, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import tempfile
 import time
@@ -24,16 +23,12 @@ from tests.integration.mesh_calls import cancel
 from tests.integration.openstack_guests import FREE_AT, MIB, Guest, Guests, clear_all
 from tests.integration.test_openstack_destination import console_says
 from tests.lab import guest_domain
-from tests.lab.openstack_site import ALL_SERVICES, Account, Cloud, openstack_site
+from tests.lab.openstack_site import Account, Cloud
 
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.openstack,
     pytest.mark.timeout(900),  # the machine may be busy: alone each takes one or two minutes
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
-        reason="needs root and OpenStack: make openstack-lab",
-    ),
 ]
 MIGRATION_S = 400
 BOOT_S = 180.0
@@ -45,14 +40,8 @@ READ_LIMIT = 6 * MIB
 
 
 @pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
-    with openstack_site(*ALL_SERVICES) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def guests(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guests]:
-    made = Guests(cloud, tmp_path_factory.mktemp("guests"))
+def guests(whole_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guests]:
+    made = Guests(whole_cloud, tmp_path_factory.mktemp("guests"))
     try:
         yield made
     finally:
@@ -60,8 +49,8 @@ def guests(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
 
 
 @pytest.fixture(scope="module")
-def other(cloud: Cloud) -> Iterator[Project]:
-    made = Project(cloud)
+def other(whole_cloud: Cloud) -> Iterator[Project]:
+    made = Project(whole_cloud)
     try:
         yield made
     finally:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +18,11 @@ from coriolis.providers.openstack.rest import ask, listed
 from tests.contract.openstack_destination import NETWORK, Project
 from tests.integration.openstack_project import MAC, Trial
 from tests.lab.openstack_phony_faults import phony_faults
-from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.openstack,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
-        reason="needs root and OpenStack: make openstack-lab",
-    ),
 ]
-
-
-@pytest.fixture(scope="module")
-def project() -> Iterator[Project]:
-    with openstack_site(*ALL_SERVICES) as cloud:
-        yield Project(cloud)
-
-
-@pytest.fixture
-def trial(project: Project, tmp_path: Path) -> Iterator[Trial]:
-    made = Trial(project, tmp_path)
-    yield made
-    left = project.leftovers()
-    project.clear()
-    assert left == []
 
 
 def rows(trial: Trial, service: str, path: str, key: str) -> list[Any]:

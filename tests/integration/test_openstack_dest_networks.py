@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +17,10 @@ from coriolis.providers.openstack.rest import ask, listed
 from tests.contract.openstack_destination import NETWORK, Project
 from tests.integration.openstack_project import MAC, Trial
 from tests.lab.openstack_phony_faults import phony_faults
-from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.openstack,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
-        reason="needs root and OpenStack: make openstack-lab",
-    ),
 ]
 WEB = (
     SecurityRule("egress"),
@@ -55,12 +47,6 @@ DESCRIBED = CloudConfiguration(
     ),
     security_groups=(SecurityGroup("admins", rules=()), SecurityGroup("web", rules=tuple(sorted(WEB)))),
 )
-
-
-@pytest.fixture(scope="module")
-def project() -> Iterator[Project]:
-    with openstack_site(*ALL_SERVICES) as cloud:
-        yield Project(cloud)
 
 
 def trial_of(project: Project, folder: Path, *nics: Nic) -> Trial:

@@ -7,11 +7,9 @@ import base64
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ from coriolis.providers.openstack.rest import ask, listed
 from coriolis.providers.openstack.server_plan import decode
 from tests.contract.openstack_destination import NETWORK, Project
 from tests.integration.openstack_project import MAC, Trial
-from tests.lab.openstack_site import ALL_SERVICES, openstack_site
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT_TIMEOUT_S = 180.0
@@ -35,10 +32,6 @@ PUBLIC_KEY = f"ssh-ed25519 {base64.b64encode(_ED25519).decode()} nobody"
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.openstack,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin"),
-        reason="needs root and OpenStack: make openstack-lab",
-    ),
 ]
 _HOLD = """
 import asyncio, json, sys
@@ -56,21 +49,6 @@ async def main():
             await asyncio.sleep(600)
 asyncio.run(main())
 """
-
-
-@pytest.fixture(scope="module")
-def project() -> Iterator[Project]:
-    with openstack_site(*ALL_SERVICES) as cloud:
-        yield Project(cloud)
-
-
-@pytest.fixture
-def trial(project: Project, tmp_path: Path) -> Iterator[Trial]:
-    made = Trial(project, tmp_path)
-    yield made
-    left = project.leftovers()
-    project.clear()
-    assert left == []
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import os
 import subprocess
 
 from tests.lab.openstack.processes import launch, run, stop_group, wait_for
-from tests.lab.openstack.settings import HOST_CIDR, HOST_END, NEUTRON_END, SOCKETS, home, say, write
+from tests.lab.openstack.settings import HOME, HOST_CIDR, HOST_END, NEUTRON_END, SOCKETS, Failed, home, say, write
 
 # it neither meets another libvirtd on this machine nor needs /etc/libvirt changed.
 # nova-compute lives in the same namespace: what it mounts there, QEMU sees.
@@ -52,10 +52,21 @@ def start_libvirt():
 
 
 def start_wire():
-    """A veth pair: neutron bridges one end into the network "public", this host has the other."""
-    if not os.path.exists(f"/sys/class/net/{HOST_END}"):
+    """A veth pair: neutron bridges one end into the network "public", this host has the other.
+
+    Two homes would answer for the same addresses, and each other's stop would take the network away.
+    """
+    device = f"/sys/class/net/{HOST_END}"
+    if os.path.exists(device) and not os.path.exists(home("run/wire")):
+        with open(f"{device}/ifalias") as f:
+            other = f.read().strip()
+        if os.path.isdir(other):
+            raise Failed(f"one home with Neutron per machine, and {other} is one: stop it, or share it")
+        run("network", "ip", "link", "delete", HOST_END)  # its home is gone
+    if not os.path.exists(device):
         run("network", "ip", "link", "add", HOST_END, "type", "veth", "peer", "name", NEUTRON_END)
         run("network", "ip", "addr", "add", HOST_CIDR, "dev", HOST_END)
+        run("network", "ip", "link", "set", HOST_END, "alias", HOME)
         write(home("run/wire"), "")  # ours, so stop removes it
     for end in HOST_END, NEUTRON_END:
         run("network", "ip", "link", "set", end, "up")
