@@ -155,6 +155,7 @@ def openstack_site(*services: str, token_s: int = 3600) -> Iterator[Cloud]:
         yield Cloud(Path(named), services, {})
         return
     home = Path(tempfile.mkdtemp(prefix="coriolis-cloud-"))
+    home.chmod(0o755)  # dnsmasq gives up root, then reads who gets which address
     ports = {f"CORIOLIS_OPENSTACK_PORT_{name}": str(free_port()) for name in PORTS}
     cloud = None
     try:
