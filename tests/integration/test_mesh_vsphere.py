@@ -157,13 +157,17 @@ async def test_a_disk_that_grows_between_passes_ends_the_job_with_a_reason(vsphe
     folder = tmp_path / "images"
     folder.mkdir()
     vsphere.add_machine("grows", [disk(7)], running=True)
-    async with Mesh(tmp_path / "mesh", read_limit=32 * MIB) as mesh:
-        migration_id = await mesh.migrate(request(vsphere, "grows", folder, replication_count=2))
-        await until(lambda: bool(vsphere.snapshots("grows")))
-        await until(lambda: not vsphere.snapshots("grows"))  # a disk with snapshots cannot grow
+    # the first snapshot turns change tracking on, the second is the first pass's, the third the second's
+    second_pass = vsphere.faults.hold("CreateSnapshot_Task", skip=2)
+    async with Mesh(tmp_path / "mesh") as mesh:
+        migration_id = await mesh.migrate(request(vsphere, "grows", folder, replication_count=3))
+        await until(second_pass.reached.is_set)
         vsphere.grow("grows", 0, SIZE + MIB)
+        second_pass.go_on.set()
         migration = await mesh.wait(migration_id)
     assert migration.status == "ERROR", summary(migration)
+    done = [task.task_type for task in migration.tasks if task.status == "COMPLETED"]
+    assert done.count("REPLICATE_DISKS") == 1, "it grew between the passes"
     assert any("start a new one" in task.exception_details for task in migration.tasks), summary(migration)
     assert vsphere.is_running("grows"), "the origin runs as before"
     assert left_at(vsphere, "grows") == []

@@ -33,6 +33,8 @@ from tests.lab.vsphere_phony_sessions import Sessions
 
 PIECE = 1 << 20
 TIMEOUT_S = 120.0
+HOLD_S = 60.0
+"""A held request goes on after so long, whatever its test does."""
 MAX_CALLS = 200_000
 MAX_SOAP_BYTES = 64 << 20
 _UNAUTHENTICATED = re.compile(r"Login|RetrieveServiceContent$")
@@ -183,6 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
         faults = self.site.faults
         if rule := faults.take("stall", self.request):
             self.site.closing.wait(rule.value)
+        if rule := faults.take("hold", self.request):
+            rule.value.reached.set()
+            rule.value.go_on.wait(HOLD_S)
         if rule := faults.take("http", self.request):
             self._answer(rule.value, rule.text.encode(), "text/html")
         elif soap:

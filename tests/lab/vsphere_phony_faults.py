@@ -2,6 +2,7 @@
 
 A request is told as ``SOAP CreateSnapshot_Task vm-42`` or ``GET /folder/web 1/disk1-flat.vmdk?dcPath=...`` (unquoted);
 each rule has a regular expression that is searched in it, and serves ``times`` requests, or all with None.
+A ``Held`` request waits for the test, not for a time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,15 @@ class Rule:
     left: int | None
     value: Any
     text: str = ""
+    skip: int = 0
+
+
+class Held:
+    """A request that arrived (``reached``) and is answered when the test says so (``go_on``)."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
 
 
 class Faults:
@@ -46,6 +56,12 @@ class Faults:
         """Take the request and send nothing for so long; then go on."""
         return self._add("stall", pattern, times, seconds)
 
+    def hold(self, pattern: str, skip: int = 0) -> Held:
+        """Keep one request, after ``skip`` others like it, until the test lets it go on."""
+        held = Held()
+        self._add("hold", pattern, 1, held).skip = skip
+        return held
+
     def slow(self, pattern: str, bytes_per_s: float, times: int | None = None) -> Rule:
         """Send bodies of answers no faster."""
         return self._add("slow", pattern, times, bytes_per_s)
@@ -68,6 +84,9 @@ class Faults:
         with self._lock:
             for rule in self._rules:
                 if rule.kind == kind and rule.pattern.search(request):
+                    if rule.skip:
+                        rule.skip -= 1
+                        continue
                     if rule.left is not None:
                         rule.left -= 1
                         if rule.left <= 0:

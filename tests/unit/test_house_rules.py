@@ -144,3 +144,11 @@ def test_what_a_document_names_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     code = "\n".join([*spans(text), *_FENCE.findall(text)])
     assert set(_MAKE.findall(code)) <= targets
+
+
+def test_scripts_of_the_lab_name_their_python() -> None:
+    """Another Python that comes first on PATH (pyenv's) knows none of Debian's modules: hivex, guestfs, libvirt."""
+    loose = re.compile(r"^#!.*env python3?$|^[^#]*\bexec python3?\b", re.MULTILINE)
+    scripts = [path for path in (ROOT / "tests" / "lab").rglob("*") if path.is_file() and not path.suffix]
+    assert len(scripts) > 5, "the scripts are elsewhere now"
+    assert [path.name for path in scripts if loose.search(path.read_text(errors="replace"))] == []
