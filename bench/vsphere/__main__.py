@@ -56,11 +56,10 @@ def main(what: tuple[str, ...], count: int, size: float, machines: int, out: Pat
     """Read disks and inventories of a simulated vSphere (govmomi's vcsim) by our transports and by plain tools.
 
     \b
-    datastore     ranges over HTTPS beside curl with as many connections
-    datastore-4m  the same by reads of 4 MiB: what each request costs the server
-    export        one disk by an export lease beside `curl | decoder`
-    export-4      four disks by four leases beside zlib on one thread: how many times as fast
-    inventory     all machines of a large vCenter: seconds and memory
+    datastore  ranges over HTTPS beside curl with as many connections
+    export     one disk by an export lease beside `curl | decoder`
+    export-4   four disks by four leases beside zlib on one thread: how many times as fast
+    inventory  all machines of a large vCenter: seconds and memory
 
     Contestants take turns; ratios are taken within each round.
 

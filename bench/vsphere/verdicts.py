@@ -16,7 +16,6 @@ ZLIB = "zlib on one thread, from a file in memory"
 INVENTORY_S, INVENTORY_MIB = 10.0, 200.0
 GOALS: dict[str, dict[str, float | None]] = {
     "datastore": {CURL: 0.9, PROCESSES: None},
-    "datastore-4m": {CURL: None},
     "export": {DECODER: 1.0},
     "export-4": {ZLIB: 3.0},
 }

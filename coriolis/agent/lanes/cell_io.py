@@ -10,10 +10,24 @@ from coriolis.providers.block.os_errors import from_os_error
 from coriolis.providers.block.raw_io import FileIdentity, check_unchanged, identity_from_text, write_exact, zero_range
 
 
-class CellReader(Protocol):
+class LaneReader(Protocol):
+    """A disk as one lane reads it."""
+
+    def expect(self, offset: int, length: int) -> None:
+        """The lane will read this range from front to back, after what it was told before."""
+        ...
+
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill ``view`` from ``offset``; only our errors."""
         ...
+
+    def close(self) -> None:
+        """The lane is over."""
+        ...
+
+
+class CellReader(Protocol):
+    def for_lane(self) -> LaneReader: ...
 
 
 class CellWriter(Protocol):
@@ -23,10 +37,22 @@ class CellWriter(Protocol):
 
 
 class DescriptorReader:
-    """Reads a raw disk by its descriptor; with ``expected``, proves after each read that the file did not change."""
+    """Reads a raw disk by its descriptor; with ``expected``, proves after each read that the file did not change.
+
+    The kernel reads ahead.
+    """
 
     def __init__(self, descriptor: int, label: str, expected: FileIdentity | None = None) -> None:
         self._descriptor, self._label, self._expected = descriptor, label, expected
+
+    def for_lane(self) -> DescriptorReader:
+        return self
+
+    def expect(self, offset: int, length: int) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do: the host closes its descriptors."""
 
     def read_into(self, offset: int, view: memoryview) -> None:
         done = 0

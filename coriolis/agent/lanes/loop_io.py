@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, TypeVar
+from typing import Any
 
+from coriolis.agent.lanes.read_ahead import ReadAhead
 from coriolis.errors import TimedOut
 from coriolis.providers.base import BlockReader, BlockWriter
 
-Answer = TypeVar("Answer")
-
 CALL_TIMEOUT_S = 300.0
-"""One read or write of a cell through a provider; a provider judges silence by itself and much earlier."""
+"""One write of a cell through a provider; a provider judges silence by itself and much earlier."""
 
 
 class LoopReader:
-    """A provider's reader, called from a lane's thread."""
+    """A provider's reader, whose lanes read ahead."""
 
     def __init__(self, reader: BlockReader, loop: asyncio.AbstractEventLoop) -> None:
         self._reader, self._loop = reader, loop
 
-    def read_into(self, offset: int, view: memoryview) -> None:
-        view[:] = _wait(self._loop, self._reader.read_at(offset, len(view)))
+    def for_lane(self) -> ReadAhead:
+        return ReadAhead(self._start)
+
+    def _start(self, offset: int, length: int) -> Future[bytes]:
+        return asyncio.run_coroutine_threadsafe(self._reader.read_at(offset, length), self._loop)
 
 
 class LoopWriter:
@@ -39,8 +42,8 @@ class LoopWriter:
         _wait(self._loop, self._writer.write_zeroes(offset, length))
 
 
-def _wait(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, Answer]) -> Answer:
+def _wait(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, None]) -> None:
     try:
-        return asyncio.run_coroutine_threadsafe(call, loop).result(CALL_TIMEOUT_S)
+        asyncio.run_coroutine_threadsafe(call, loop).result(CALL_TIMEOUT_S)
     except FutureTimeoutError as silent:
         raise TimedOut(f"a disk has not answered for {CALL_TIMEOUT_S:.0f} s") from silent

@@ -110,7 +110,7 @@ class _Lane:
     def __init__(
         self, opening: OpenLane, disk: AttachDisk, reader: CellReader, tls: TlsFiles, say: Callable[[FromHost], None]
     ) -> None:
-        self._opening, self._disk, self._reader, self._tls, self._say = opening, disk, reader, tls, say
+        self._opening, self._disk, self._reader, self._tls, self._say = opening, disk, reader.for_lane(), tls, say
         self._batches: queue.SimpleQueue[SendBatch | None] = queue.SimpleQueue()
         self._push: PushLane | None = None
         self._stopped = threading.Event()
@@ -122,6 +122,10 @@ class _Lane:
         self.thread = threading.Thread(target=self.run, name=f"lane-{opening.lane}", daemon=True)
 
     def give(self, batch: SendBatch) -> None:
+        size = self._disk.size_bytes
+        for first, count in batch.cells:
+            begin = first * CELL_BYTES
+            self._reader.expect(begin, min(count * CELL_BYTES, size - begin))
         self._batches.put(batch)
 
     def stop(self, *, abort: bool) -> None:
@@ -144,6 +148,7 @@ class _Lane:
         finally:
             if self._push is not None and (down.code or self._stopped.is_set()):
                 self._push.abort()
+            self._reader.close()
             self._say(down)
 
     def _serve(self) -> None:
