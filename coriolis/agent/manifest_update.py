@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
+from coriolis.agent.cell_digests import Readable, read_digests
 from coriolis.agent.notary import Notary
 from coriolis.durable_file import replace_file
 from coriolis.errors import Corrupt
-from coriolis.providers.base import BlockReader, BlockWriter
+from coriolis.providers.base import BlockWriter
 from coriolis.transfer.attestation import DiskProof
-from coriolis.transfer.cells import CELL_BYTES, Run, cell_length
-from coriolis.transfer.codec import cell_digest, nonzero_blocks
+from coriolis.transfer.cells import CELL_BYTES, Run
 from coriolis.transfer.manifest import ManifestHead, decode_manifest, encode_manifest
 from coriolis.transfer.table import CellState, CellTable
 
@@ -67,9 +67,7 @@ async def update_manifest(sealed: Path, writer: RecordingWriter, notary: Notary)
     earlier = await asyncio.to_thread(_earlier_deployed, deployed_path(sealed), head)
     if earlier is not None:
         table = earlier  # another attempt's: what it changed and this one did not is changed all the same
-    for cell in sorted(writer.touched):
-        if cell < table.cells:
-            await enter_cell(table, cell, writer)
+    await enter_cells(table, (cell for cell in sorted(writer.touched) if cell < table.cells), writer)
     proof, leaves = await notary.attest_deployed(head.proof, table) if head.proof is not None else (None, [])
     content = encode_manifest(head.transfer_id, head.disk_id, table, proof)
     await asyncio.to_thread(replace_file, deployed_path(sealed), content)
@@ -87,22 +85,20 @@ def _earlier_deployed(path: Path, sealed: ManifestHead) -> CellTable | None:
     return table if same and table.size_bytes == sealed.size_bytes else None
 
 
-async def enter_cell(table: CellTable, cell: int, reader: BlockReader) -> None:
-    """Read one cell of a volume and put its state and digest into ``table``."""
-    data = await reader.read_at(cell * CELL_BYTES, cell_length(cell, table.size_bytes))
-    if nonzero_blocks(data):
-        table.set_data(cell, cell_digest(data))
-    else:
-        table.set_zero(Run(cell, 1))
+async def enter_cells(table: CellTable, cells: Iterable[int], disk: Readable) -> None:
+    """Read cells of a volume and put their states and digests into ``table``."""
+    async for cell, digest in read_digests(disk, cells, table.size_bytes):
+        if digest:
+            table.set_data(cell, digest)
+        else:
+            table.set_zero(Run(cell, 1))
 
 
-async def differing_cells(table: CellTable, reader: BlockReader, cells: Iterable[int] | None = None) -> list[int]:
+async def differing_cells(table: CellTable, disk: Readable, cells: Iterable[int] | None = None) -> list[int]:
     """Cells of a volume (of ``cells``, if given) that do not hold what the manifest says."""
     differing = []
-    for cell in range(table.cells) if cells is None else cells:
-        data = await reader.read_at(cell * CELL_BYTES, cell_length(cell, table.size_bytes))
-        blank = not nonzero_blocks(data)
-        expected = table.state(cell)
-        if blank != (expected is CellState.ZERO) or (not blank and cell_digest(data) != table.digest(cell)):
+    async for cell, digest in read_digests(disk, range(table.cells) if cells is None else cells, table.size_bytes):
+        expected = b"" if table.state(cell) is CellState.ZERO else table.digest(cell)
+        if digest != expected:
             differing.append(cell)
     return differing

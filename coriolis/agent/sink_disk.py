@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from coriolis.agent.cell_digests import read_digests
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.cell_io import CellWriter, DescriptorWriter
 from coriolis.agent.lanes.loop_io import LoopWriter
 from coriolis.agent.lanes.messages import DiskFailed, FromHost, Refused, Wrote, WroteFrame
 from coriolis.agent.lanes.sink_host import ServedDisk, take_frame
 from coriolis.agent.lanes.touched import touched_bytes
-from coriolis.agent.manifest_update import enter_cell
+from coriolis.agent.manifest_update import enter_cells
 from coriolis.agent.notary import DiskPass, Notary
 from coriolis.agent.signed_message import read_signed, signed_message
 from coriolis.durable_file import replace_file
@@ -25,8 +26,8 @@ from coriolis.model.resource import Volume
 from coriolis.providers.base import BlockWriter, raw_descriptor
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.transfer.attestation import DiskProof
-from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, cell_length, complement, merge_runs
-from coriolis.transfer.codec import Frame, FrameKind, cell_digest, encode_acks, nonzero_blocks
+from coriolis.transfer.cells import CELL_BYTES, Run, cell_count, complement, merge_runs
+from coriolis.transfer.codec import Frame, FrameKind, encode_acks
 from coriolis.transfer.journal import Opening, Sealed
 from coriolis.transfer.manifest import decode_manifest, encode_manifest
 from coriolis.transfer.receiver import FLUSH_INTERVAL_S, WINDOW_BYTES, Receiver, initially_touched
@@ -286,20 +287,17 @@ class SinkDisk:
         self.activity += 1
         if len(request.cells) > MAX_COMPARED_CELLS:
             raise InvalidInput(f"{len(request.cells)} cells in one comparison, at most {MAX_COMPARED_CELLS}")
+        wanted = {one.cell: one.digest for one in request.cells}
+        for cell, digest in wanted.items():
+            if cell >= self.receiver.table.cells or len(digest) not in (0, 16):
+                raise InvalidInput(f"cell {cell} or its digest cannot be")
         differing = []
-        for wanted in request.cells:
-            if wanted.cell >= self.receiver.table.cells or len(wanted.digest) not in (0, 16):
-                raise InvalidInput(f"cell {wanted.cell} or its digest cannot be")
-            if await self._volume_digest(wanted.cell) == wanted.digest:
-                self.receiver.equal(wanted.cell, wanted.digest)
+        async for cell, digest in read_digests(self._writer, wanted, self.receiver.size_bytes):
+            if digest == wanted[cell]:
+                self.receiver.equal(cell, digest)
             else:
-                differing.append(wanted.cell)
+                differing.append(cell)
         return pb.CompareCellsResponse(differing=differing)
-
-    async def _volume_digest(self, cell: int) -> bytes:
-        size = self.receiver.size_bytes
-        data = await self._writer.read_at(cell * CELL_BYTES, cell_length(cell, size))
-        return cell_digest(data) if nonzero_blocks(data) else b""
 
     async def seal(self, request: pb.SealDiskRequest, peer_certificate: bytes = b"") -> pb.SealDiskResponse:
         """End the pass: durable, equal in count and digest on both sides, signed by both, manifest kept.
@@ -353,10 +351,8 @@ class SinkDisk:
         unknown = complement(manifest.known_runs(), cell_count(manifest.size_bytes))
         if unknown and self.pass_number == 1:
             raise Corrupt(f"{sum(run.count for run in unknown)} cells of disk {self.disk_id} were never covered")
-        for run in unknown:
-            # an earlier pass sealed them, only the list of their digests is lost with an agent's state
-            for cell in range(run.first, run.end):
-                await enter_cell(manifest, cell, self._writer)
+        # an earlier pass sealed them, only the list of their digests is lost with an agent's state
+        await enter_cells(manifest, (cell for run in unknown for cell in range(run.first, run.end)), self._writer)
         return manifest
 
     def _earlier_manifest(self) -> CellTable | None:

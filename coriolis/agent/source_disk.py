@@ -12,6 +12,7 @@ import grpc
 import msgspec
 import structlog
 
+from coriolis.agent.cell_digests import read_digests
 from coriolis.agent.disk_journal import DiskJournal
 from coriolis.agent.lanes.grpc_lane import ACKS_METHOD
 from coriolis.agent.lanes.hosts import SourceHosts
@@ -34,7 +35,6 @@ from coriolis.transfer.cells import (
     merge_runs,
     subtract_runs,
 )
-from coriolis.transfer.codec import cell_digest, nonzero_blocks
 from coriolis.transfer.journal import Opening
 from coriolis.transfer.pace import Pace
 from coriolis.transfer.run_map import unpack_runs
@@ -171,24 +171,33 @@ class SourceDisk:
         zero = merge_runs(disk_plan.plan.zero)
         # scattered cells share a call, or 200,000 extents would cost as many round trips
         each = (cell for run in doubtful for cell in range(run.first, run.end))
-        while batch := list(islice(each, COMPARE_BATCH_CELLS)):
-            await self._compare(stub, sender, batch, zero)
+        asked: asyncio.Task[None] | None = None
+        try:
+            while batch := list(islice(each, COMPARE_BATCH_CELLS)):
+                digests = await self._digests(sender, batch, zero)
+                if asked is not None:
+                    await asked
+                asked = asyncio.create_task(self._compare(stub, sender, digests))  # the sink reads while we do
+            if asked is not None:
+                await asked
+        finally:
+            if asked is not None:
+                asked.cancel()
+                await asyncio.gather(asked, return_exceptions=True)
+
+    async def _digests(self, sender: Sender, cells: Sequence[int], zero: Sequence[Run]) -> dict[int, bytes]:
+        """What the snapshot holds; cells that are zero by the plan are not read."""
+        size = self.what.size_bytes
+        digests = dict.fromkeys(cells, b"")
+        doubtful = [cell for cell in cells if not holds_cell(zero, cell)]
+        async for cell, digest in read_digests(self._reader, doubtful, size):
+            sender.stats.read_bytes += cell_length(cell, size)
+            digests[cell] = digest
+        return digests
 
     async def _compare(
-        self,
-        stub: transfer_pb2_grpc.TransferServiceAsyncStub,
-        sender: Sender,
-        cells: Sequence[int],
-        zero: Sequence[Run],
+        self, stub: transfer_pb2_grpc.TransferServiceAsyncStub, sender: Sender, digests: dict[int, bytes]
     ) -> None:
-        digests: dict[int, bytes] = {}
-        for cell in cells:
-            if holds_cell(zero, cell):
-                digests[cell] = b""
-            else:
-                data = await self._reader.read_at(cell * CELL_BYTES, cell_length(cell, self.what.size_bytes))
-                sender.stats.read_bytes += len(data)
-                digests[cell] = cell_digest(data) if nonzero_blocks(data) else b""
         request = pb.CompareCellsRequest(
             disk_id=self.what.disk_id,
             generation=self.what.generation,
