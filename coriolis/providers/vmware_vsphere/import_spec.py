@@ -1,12 +1,11 @@
 """Builds the import specification of a migrated machine, and reads back what marks a machine as ours. Pure.
 
-Types and limits: vSphere Web Services API (VirtualMachineImportSpec, VirtualMachineConfigSpec), Configuration Maximums;
-manual MAC addresses: vSphere Networking, "Assign a Static MAC Address".
+Types and limits: vSphere Web Services API (VirtualMachineImportSpec, VirtualMachineConfigSpec), Configuration Maximums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pyVmomi import vim
@@ -63,19 +62,6 @@ def nic_type_of(spec: MachineSpec, wanted: str) -> str:
     return "vmxnet3" if controller_of(spec, "") == "pvscsi" else "e1000e"
 
 
-def manual_mac(mac: str | None) -> str:
-    """``mac`` when vSphere starts a machine that has it as its manual address, else empty.
-
-    VMware's own prefixes are reserved, but for 00:50:56:00:00:00 to 00:50:56:3f:ff:ff.
-    """
-    if not mac:
-        return ""
-    lowered = mac.lower()
-    octets = [int(part, 16) for part in lowered.split(":")]
-    reserved = lowered[:8] in ("00:0c:29", "00:05:69", "00:1c:14") or (lowered[:8] == "00:50:56" and octets[3] > 0x3F)
-    return "" if reserved or octets[0] & 1 or not any(octets) else lowered
-
-
 def storage_of(request: InstanceRequest) -> list[str]:
     """The datastore of each disk, by name or id: the volume's own, the origin storage's, or the default."""
     environment, found = request.environment, []
@@ -122,8 +108,10 @@ def disk_places(kind: str, count: int) -> list[tuple[int, int]]:
     return found
 
 
-def import_spec(request: InstanceRequest, place: Place, sizes: Iterable[int]) -> Any:
-    """``sizes``: bytes of each disk. Raises InvalidInput, Unsupported, QuotaExceeded."""
+def import_spec(request: InstanceRequest, place: Place, sizes: Iterable[int], macs: Sequence[str]) -> Any:
+    """``sizes``: bytes of each disk; ``macs``: of each NIC, empty for one that vSphere generates.
+
+    Raises InvalidInput, Unsupported, QuotaExceeded."""
     environment, spec = request.environment, request.spec
     config = vim.vm.ConfigSpec(
         name=vsphere_name(request.name),
@@ -136,7 +124,7 @@ def import_spec(request: InstanceRequest, place: Place, sizes: Iterable[int]) ->
         nestedHVEnabled=spec.nested_virtualization,
         files=vim.vm.FileInfo(vmPathName=f"[{place.stores[0].name}]"),
         extraConfig=marks(request.tag, IMPORTING),
-        deviceChange=[_added(one) for one in _devices(request, place, list(sizes))],
+        deviceChange=[_added(one) for one in _devices(request, place, list(sizes), macs)],
     )
     if spec.firmware_type == "EFI":
         config.bootOptions = vim.vm.BootOptions(efiSecureBootEnabled=spec.secure_boot)
@@ -149,7 +137,7 @@ def import_spec(request: InstanceRequest, place: Place, sizes: Iterable[int]) ->
     return vim.vm.VmImportSpec(configSpec=config)
 
 
-def _devices(request: InstanceRequest, place: Place, sizes: list[int]) -> list[Any]:
+def _devices(request: InstanceRequest, place: Place, sizes: list[int], macs: Sequence[str]) -> list[Any]:
     environment = request.environment
     kind = controller_of(request.spec, environment.get("disk_controller", ""))
     made, first_key, _ = _CONTROLLERS[kind]
@@ -180,8 +168,7 @@ def _devices(request: InstanceRequest, place: Place, sizes: list[int]) -> list[A
             )
         )
     nic_type = _NICS[nic_type_of(request.spec, environment.get("nic_type", ""))]
-    for index, (nic, network) in enumerate(zip(request.spec.devices.nics, place.networks, strict=True)):
-        mac = manual_mac(nic.mac_address) if environment.get("keep_mac", True) else ""
+    for index, (mac, network) in enumerate(zip(macs, place.networks, strict=True)):
         card = nic_type(key=4000 + index, backing=_plug(network), addressType="manual" if mac else "generated")
         if mac:
             card.macAddress = mac

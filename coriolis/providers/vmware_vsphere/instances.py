@@ -19,6 +19,13 @@ from coriolis.providers.schema_check import check_document
 from coriolis.providers.surroundings import Surroundings
 from coriolis.providers.vmware_vsphere import import_spec as wanted
 from coriolis.providers.vmware_vsphere.import_lease import DiskFile, Import
+from coriolis.providers.vmware_vsphere.mac_addresses import (
+    as_template,
+    kept_macs,
+    macs_of,
+    macs_of_others,
+    needs_others,
+)
 from coriolis.providers.vmware_vsphere.machine_spec import plain_name
 from coriolis.providers.vmware_vsphere.placement import Place, choose_place, survey
 from coriolis.providers.vmware_vsphere.properties import all_of, some
@@ -56,11 +63,11 @@ class VsphereInstances:
         self._tell = surroundings.tell
 
     async def validate(self, request: InstanceRequest) -> None:
-        """Everything but the bytes. Warns of MAC addresses that vSphere will not take and of a datastore too full."""
+        """Everything but the bytes. Warns of MAC addresses that vSphere does not take and of a datastore too full."""
         _check_request(request)
         sizes = _sizes(request)
         place = await self._session.run(lambda content: self._prepared(content, request, sizes))
-        self._warn_of_macs(request)
+        self._warn_of_macs(request, ())
         self._check_room(place, [capacity_of(size) for size in sizes], at_once=not _is_thin(request))
 
     def _prepared(self, content: Any, request: InstanceRequest, sizes: list[int]) -> Place:
@@ -71,20 +78,50 @@ class VsphereInstances:
             )
         stores, networks = wanted.storage_of(request), wanted.networks_of(request)
         place = choose_place(survey(content), request.environment, stores, networks)
-        wanted.import_spec(request, place, sizes)
+        wanted.import_spec(request, place, sizes, macs_of(request, ()))
         _existing(content, request, place.folder.id)
         return place
 
-    def _warn_of_macs(self, request: InstanceRequest) -> None:
+    def _warn_of_macs(self, request: InstanceRequest, macs: tuple[str, ...]) -> None:
+        """``macs``: those that the NICs get; none before they are chosen."""
         if not request.environment.get("keep_mac", True):
             return
-        for nic in request.spec.devices.nics:
-            if nic.mac_address and not wanted.manual_mac(nic.mac_address):
+        for number, (nic, kept) in enumerate(zip(request.spec.devices.nics, kept_macs(request), strict=True)):
+            if nic.mac_address and not kept:
+                other = (macs[number] if macs else "another") or "a generated one"
                 self._tell(
-                    f"vSphere reserves the MAC address {shown(nic.mac_address)} for itself: the NIC on "
-                    f"{shown(nic.network_name)} gets a generated one",
+                    f"vSphere does not take the MAC address {shown(nic.mac_address)} from outside: the NIC on "
+                    f"{shown(nic.network_name)} gets {other}",
                     "WARNING",
                 )
+
+    async def reserve_nics(self, request: InstanceRequest) -> tuple[str, ...]:
+        """Those that the import states; kept beside the first staged disk, nothing is made in vSphere. A machine of a
+        template gets its own from vSphere: the origin's are told."""
+        _check_request(request)
+        macs = await self._macs(request)
+        return tuple(
+            mac or (nic.mac_address or "").lower() for mac, nic in zip(macs, request.spec.devices.nics, strict=True)
+        )
+
+    async def _macs(self, request: InstanceRequest) -> tuple[str, ...]:
+        """As they were chosen once, or chosen now. Raises Conflict when another machine got one meanwhile."""
+        taken: set[str] = set()
+        if needs_others(request):
+            taken = await self._session.run(lambda content: macs_of_others(content, request.instance_id))
+        macs = await asyncio.to_thread(self._volumes.noted_macs, request) if request.volumes else ()
+        if not macs:
+            macs = macs_of(request, taken)
+            self._warn_of_macs(request, macs)
+            if request.volumes:
+                await asyncio.to_thread(self._volumes.note_macs, request, macs)
+        lost = [mac for mac, kept in zip(macs, kept_macs(request), strict=True) if not kept and mac in taken]
+        if lost:
+            raise Conflict(
+                f"the MAC address {lost[0]} was chosen for the machine, and its guest may be converted for it, but "
+                "another machine has it now: change that one's address"
+            )
+        return macs
 
     def _check_room(self, place: Place, needs: list[int], *, at_once: bool) -> None:
         """``needs``: bytes of each disk. Too little room is an error when all of it is taken ``at_once``."""
@@ -121,7 +158,7 @@ class VsphereInstances:
         return Instance(request.instance_id, request.name, bool(found and found.running), staged)
 
     async def _import(self, request: InstanceRequest, place: Place, files: list[tuple[str, int]]) -> str:
-        self._warn_of_macs(request)
+        macs = await self._macs(request)
         sizes = [size for _, size in files]
         data = await asyncio.to_thread(lambda: [os.stat(path).st_blocks * 512 for path, _ in files])
         self._check_room(place, data if _is_thin(request) else sizes, at_once=True)
@@ -129,7 +166,7 @@ class VsphereInstances:
         places = wanted.disk_places(kind, len(files))
         disks = [DiskFile(*file, *at) for file, at in zip(files, places, strict=True)]
         self._tell(f"uploading {len(disks)} disks, {sum(data)} bytes before compression, to {self._session.where}")
-        spec = wanted.import_spec(request, place, sizes)
+        spec = wanted.import_spec(request, place, sizes, macs)
         identity = await Import(self._session, self._info, disks).run(place, spec)
         await self._check_identity(identity, request.instance_id)
         change = vim.vm.ConfigSpec(extraConfig=wanted.marks(request.tag, wanted.READY))
@@ -217,11 +254,6 @@ class VsphereInstances:
                 if time.monotonic() > deadline:
                     raise
             await asyncio.sleep(RETRY_S)
-
-
-def as_template(request: InstanceRequest) -> bool:
-    """Whether a template is wanted: as the user says, else as the origin was one."""
-    return bool(request.environment.get("as_template", request.spec.is_template))
 
 
 def _is_thin(request: InstanceRequest) -> bool:

@@ -47,6 +47,7 @@ class VsphereProvider:
         change_log=True,
         power_control=True,
         starts_instances=True,
+        reserves_nics=True,
         storage_member="datastore",
         storage_required=True,
         target_platform="vmware",

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
-from coriolis.errors import InvalidInput
-from coriolis.model.resource import TaggedResource, Volume, VolumeRequest
+from coriolis.errors import Corrupt, InvalidInput
+from coriolis.model.resource import InstanceRequest, TaggedResource, Volume, VolumeRequest
 from coriolis.providers.base import BlockWriter
+from coriolis.providers.block import sidecar
 from coriolis.providers.block.os_errors import from_os_error
 from coriolis.providers.block.staged import StagedVolumes
 from coriolis.providers.vmware_vsphere.stream_writer import MAX_SIZE_BYTES
 
 FOLDER = "vmware_vsphere"
+
+
+class ChosenMacs(msgspec.Struct, frozen=True):
+    """Of a machine's NICs, in their order. Kept beside its first staged disk, and gone with it."""
+
+    instance_id: str
+    macs: tuple[str, ...]
 
 
 class VsphereVolumes:
@@ -47,7 +57,13 @@ class VsphereVolumes:
         return msgspec.structs.replace(volume, attributes={**volume.attributes, "datastore": request.storage})
 
     async def delete_volume(self, volume_id: str) -> None:
-        await (await asyncio.to_thread(self._staged)).delete_volume(volume_id)
+        def forget() -> StagedVolumes:
+            staged = self._staged()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(_note_of(staged, volume_id))
+            return staged
+
+        await (await asyncio.to_thread(forget)).delete_volume(volume_id)
 
     @asynccontextmanager
     async def open_writer(self, volume_id: str) -> AsyncIterator[BlockWriter]:
@@ -60,6 +76,26 @@ class VsphereVolumes:
         record = staged.require(volume_id)
         return staged.path(volume_id), record.size_bytes
 
+    def note_macs(self, request: InstanceRequest, macs: tuple[str, ...]) -> None:
+        """Remember them across kills, once the machine has a staged disk. Blocking."""
+        staged = self._staged()
+        staged.require(request.volumes[0].id)
+        note = msgspec.json.encode(ChosenMacs(request.instance_id, macs))
+        sidecar.write_atomically(_note_of(staged, request.volumes[0].id), note)
+
+    def noted_macs(self, request: InstanceRequest) -> tuple[str, ...]:
+        """What ``note_macs`` remembers of this machine; else empty. Blocking."""
+        path = _note_of(self._staged(), request.volumes[0].id)
+        data = sidecar.read_bounded(path)
+        if data is None:
+            return ()
+        try:
+            found = msgspec.json.decode(data, type=ChosenMacs)
+        except msgspec.MsgspecError as error:
+            raise Corrupt(f"{path} does not hold the MAC addresses of a machine: {error}") from error
+        same = found.instance_id == request.instance_id and len(found.macs) == len(request.spec.devices.nics)
+        return found.macs if same else ()
+
     async def find(self, job_id: str) -> list[TaggedResource]:
         """Volumes of the job."""
 
@@ -67,3 +103,7 @@ class VsphereVolumes:
             return self._staged().find(job_id) if self._directory is not None else []
 
         return await asyncio.to_thread(search)
+
+
+def _note_of(staged: StagedVolumes, volume_id: str) -> str:
+    return f"{staged.path(volume_id)}.macs"

@@ -21,7 +21,6 @@ from coriolis.providers.vmware_vsphere.import_spec import (
     controller_of,
     disk_places,
     import_spec,
-    manual_mac,
     networks_of,
     nic_type_of,
     storage_of,
@@ -49,26 +48,6 @@ def spec(**changes: Any) -> MachineSpec:
 
 def request(one: MachineSpec, volumes: tuple[Volume, ...] = (), **environment: Any) -> InstanceRequest:
     return InstanceRequest("web", new_id(), Tag("job", "0-instance"), one, volumes, {}, environment)
-
-
-@pytest.mark.parametrize(
-    ("mac", "kept"),
-    [
-        ("52:54:00:01:02:03", "52:54:00:01:02:03"),
-        ("00:50:56:3F:FF:FF", "00:50:56:3f:ff:ff"),
-        ("00:50:56:40:00:00", ""),
-        ("00:50:56:bf:00:00", ""),
-        ("00:0c:29:00:00:01", ""),
-        ("00:05:69:00:00:01", ""),
-        ("00:1c:14:00:00:01", ""),
-        ("01:00:5e:00:00:01", ""),
-        ("ff:ff:ff:ff:ff:ff", ""),
-        ("00:00:00:00:00:00", ""),
-        (None, ""),
-    ],
-)
-def test_addresses_that_vsphere_takes(mac: str | None, kept: str) -> None:
-    assert manual_mac(mac) == kept
 
 
 def test_names() -> None:
@@ -136,15 +115,21 @@ def test_every_kind_of_network_is_plugged_in_its_way() -> None:
             Network("network-o1", "nsx", "nsx", kind=OPAQUE, key="6c-1", switch="nsx.LogicalSwitch"),
         ),
     )
-    made = import_spec(request(spec(devices=Devices(nics=nics))), place, [])
-    plain, port, opaque = [one.device.backing for one in made.configSpec.deviceChange if isinstance(one.device, CARD)]
+    made = import_spec(request(spec(devices=Devices(nics=nics))), place, [], ("52:54:00:00:00:01", "", ""))
+    cards = [one.device for one in made.configSpec.deviceChange if isinstance(one.device, CARD)]
+    assert [(card.addressType, card.macAddress) for card in cards] == [
+        ("manual", "52:54:00:00:00:01"),
+        ("generated", None),
+        ("generated", None),
+    ]
+    plain, port, opaque = [card.backing for card in cards]
     assert plain.deviceName == "VM Network"
     assert (port.port.portgroupKey, port.port.switchUuid) == ("dvportgroup-1", "50 2d")
     assert (opaque.opaqueNetworkId, opaque.opaqueNetworkType) == ("6c-1", "nsx.LogicalSwitch")
     with pytest.raises(Unsupported, match="at most 10"):
         networks_of(request(spec(devices=Devices(nics=(Nic("a", None),) * 11)), network_map={"a": "b"}))
     with pytest.raises(QuotaExceeded):
-        import_spec(request(spec()), place, [63 << 40])
+        import_spec(request(spec()), place, [63 << 40], ())
 
 
 def survey() -> Survey:
