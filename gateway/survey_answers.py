@@ -23,7 +23,8 @@ class Subnet(Answer):
 
 
 class Network(Answer):
-    """``mtu`` 0: unknown. ``external``: it leads out of the cloud."""
+    """``mtu`` 0: unknown. ``external``: it leads out of the cloud. ``kind``: the cloud's word. ``vlan``: ids and
+    ranges, ``none`` for untagged, empty where unknown."""
 
     name: str
     id: str = ""
@@ -32,6 +33,9 @@ class Network(Answer):
     shared: bool = False
     external: bool = False
     port_security: bool = True
+    kind: str = ""
+    vlan: str = ""
+    bridge: str = ""
 
 
 class SecurityRule(Answer):
@@ -53,11 +57,18 @@ class SecurityGroup(Answer):
 
 
 class StorageType(Answer):
+    """``kind``: the cloud's word. Bytes are null where the cloud does not tell. ``usable``: false while it is out of
+    reach, stopped or in maintenance."""
+
     name: str
     id: str = ""
     description: str = ""
     encrypted: bool = False
     multiattach: bool = False
+    kind: str = ""
+    capacity_bytes: int | None = None
+    free_bytes: int | None = None
+    usable: bool = True
 
 
 class Takes(Answer):
@@ -79,8 +90,8 @@ class SurveyedMachine(Answer):
 
 
 class Survey(Answer):
-    """``detail`` is ``names`` when the cloud tells no more of its networks, null before the end. ``left_out``: how many
-    things are not listed because they are too many. ``takes`` is null of an origin."""
+    """``detail`` is ``names`` when the cloud tells no subnets of its networks, null before the end. ``left_out``: how
+    many things are not listed because they are too many. ``takes`` is null of an origin."""
 
     id: Identifier
     side: Literal["origin", "destination"]

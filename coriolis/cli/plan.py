@@ -175,7 +175,9 @@ def _show(made: Plan, machines: list[MachineSpec], refused: list[Document], foun
     print_table(("Machine", "Size", "Networks", "Disks"), rows)
     proposal = made.proposal
     kinds = (("network", proposal.networks), ("group", proposal.security_groups), ("storage", proposal.storage_types))
-    print_table(("Kind", "Origin", "Destination", "Why", "Differs"), [_row(k, m) for k, some in kinds for m in some])
+    known = _details(found["destination"])
+    matches = [_row(kind, match, known) for kind, some in kinds for match in some]
+    print_table(("Kind", "Origin", "Destination", "Why", "Differs"), matches)
     for network in made.networks:
         inside = "; ".join(
             f"{one.name or 'subnet'} {one.cidr}, gateway {one.gateway or 'none'}" for one in network.subnets
@@ -185,7 +187,7 @@ def _show(made: Plan, machines: list[MachineSpec], refused: list[Document], foun
         _say(f"{CREATE} makes the security group {group.name} ({len(group.rules)} rules).")
     for side, survey in found.items():
         if survey["detail"] == "names":
-            _say(f"Note: the {side} ({survey['type']}) tells no more of its networks than their names.")
+            _say(f"Note: the {side} ({survey['type']}) tells no subnets of its networks.")
         if survey["left_out"]:
             _say(f"Note: {survey['left_out']} things of the {side} are not listed; name them by id if need be.")
     for note in made.notes:
@@ -203,8 +205,26 @@ def _nic(network: str, addresses: tuple[str, ...]) -> str:
     return f"{network} ({', '.join(addresses)})" if addresses else network
 
 
-def _row(kind: str, match: Match) -> tuple[str, ...]:
+def _details(survey: Document) -> dict[tuple[str, str, str], str]:
+    """What a table says of a destination's networks and storage, by kind, name and id."""
+    there = _configuration(survey)
+    said = {}
+    for network in there.networks:
+        vlan = f"VLAN {network.vlan}" if network.vlan not in ("", "none") else ""
+        said["network", network.name, network.id] = ", ".join(filter(None, (network.kind, vlan, network.bridge)))
+    for one in there.storage_types:
+        room = f"{human_bytes(one.free_bytes)} free" if one.free_bytes is not None else ""
+        if one.free_bytes is not None and one.capacity_bytes is not None:
+            room += f" of {human_bytes(one.capacity_bytes)}"
+        use = "" if one.usable else "not usable now"
+        said["storage", one.name, one.id] = ", ".join(filter(None, (one.kind, room, use)))
+    return said
+
+
+def _row(kind: str, match: Match, known: dict[tuple[str, str, str], str]) -> tuple[str, str, str, str, str]:
     there = match.destination
     if match.why == "to_make":
         there = f"{there} (new)"
+    elif more := known.get((kind, match.destination, match.destination_id)):
+        there = f"{there} ({more})"
     return kind, match.origin or "(disks without one)", there, match.why, "; ".join(match.differences)

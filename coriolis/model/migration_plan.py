@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from coriolis.model.machine import MachineSpec
-from coriolis.model.network import CloudConfiguration, Network, SecurityGroup
+from coriolis.model.network import CloudConfiguration, Network, SecurityGroup, StorageType
 from coriolis.model.network_mapping import (
     Match,
     Proposal,
@@ -65,7 +65,10 @@ def make_plan(
         networks,
         groups,
         tuple(_missing(machines, proposal, origin, destination, takes, create)),
-        tuple(_notes(machines, proposal, destination, takes, create or given_groups)),
+        (
+            *_notes(machines, proposal, destination, takes, create or given_groups),
+            *_storage_notes(machines, proposal, destination.storage_types, takes, environment),
+        ),
     )
 
 
@@ -194,3 +197,47 @@ def _notes(
     if proposal.storage_types and all(match.why == "default" for match in proposal.storage_types):
         said.append("the destination puts the disks where it puts disks by default")
     return said
+
+
+def _storage_notes(
+    machines: Sequence[MachineSpec],
+    proposal: Proposal,
+    there: Sequence[StorageType],
+    takes: Takes,
+    environment: Mapping[str, Any],
+) -> list[str]:
+    """Storage that is out of use, or has less left than the disks that go there have together. The disks may be thin,
+    and something may be removed until then: nothing stands in the way yet."""
+    by_disk = _mappings(environment, "disk_mappings", "disk_id")
+    by_storage = {match.origin: match.destination_id or match.destination for match in proposal.storage_types}
+    default = _storage_default(environment, takes)
+    needed: dict[tuple[str, str], int] = {}
+    places: dict[tuple[str, str], StorageType] = {}
+    for spec in machines:
+        for disk in spec.devices.disks:
+            wanted = by_disk.get(disk.id) or by_storage.get(disk.storage_backend_identifier) or default
+            place = _place_of(wanted, there)
+            if place is not None:
+                key = (place.name, place.id)
+                places[key], needed[key] = place, needed.get(key, 0) + disk.size_bytes
+    said = []
+    for key in sorted(places):
+        place, need = places[key], needed[key]
+        if not place.usable:
+            said.append(f"storage {place.name!r} cannot be used now: it is out of reach, stopped or in maintenance")
+        elif place.free_bytes is not None and place.free_bytes < need:
+            said.append(
+                f"storage {place.name!r} has {_gib(place.free_bytes)} left, and the disks that go there have "
+                f"{_gib(need)}: free space or map some to another; thin disks take room only as they are written"
+            )
+    return said
+
+
+def _place_of(wanted: str, there: Sequence[StorageType]) -> StorageType | None:
+    """By id, else by name. None where it is not known; the destination's default is, where it has but one storage."""
+    found = [one for one in there if wanted in (one.id, "")] or [one for one in there if one.name == wanted]
+    return found[0] if len(found) == 1 else None
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.1f} GiB"

@@ -34,7 +34,12 @@ class Subnet(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Network(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``mtu`` 0: unknown. ``external``: it leads out of the cloud. ``shared``: it belongs to another project."""
+    """``mtu`` 0: unknown. ``external``: it leads out of the cloud. ``shared``: it belongs to another project.
+
+    ``kind``: the cloud's word (vSphere: ``standard``, ``distributed``, ``opaque``; libvirt: its forward mode, or
+    ``isolated``). ``vlan``: ids and ranges (``12``, ``10-20, 30``), ``none`` for untagged, "" unknown. ``bridge``: on
+    the host.
+    """
 
     name: str
     id: str = ""
@@ -43,6 +48,9 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
     shared: bool = False
     external: bool = False
     port_security: bool = True
+    kind: str = ""
+    vlan: str = ""
+    bridge: str = ""
 
 
 class SecurityRule(msgspec.Struct, frozen=True, omit_defaults=True, order=True):
@@ -68,13 +76,18 @@ class SecurityGroup(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StorageType(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A volume type, or whatever a cloud calls it."""
+    """A volume type, or whatever a cloud calls it. ``kind``: its word (``VMFS``, ``dir``). Bytes are None where the
+    cloud does not tell. ``usable``: false while it is out of reach, stopped or in maintenance."""
 
     name: str
     id: str = ""
     description: str = ""
     encrypted: bool = False
     multiattach: bool = False
+    kind: str = ""
+    capacity_bytes: int | None = None
+    free_bytes: int | None = None
+    usable: bool = True
 
 
 class CloudConfiguration(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -103,7 +103,7 @@ def propose(
 def needed(machines: Iterable[MachineSpec], origin: CloudConfiguration) -> CloudConfiguration:
     """The part of an origin's configuration that these machines use: small enough to keep with a job.
 
-    Security groups that the rules of used ones name are part of it.
+    Security groups that the rules of used ones name are part of it; what storage has left is not: it is of a moment.
     """
     specs = list(machines)
     nics = [nic for spec in specs for nic in spec.devices.nics]
@@ -119,7 +119,9 @@ def needed(machines: Iterable[MachineSpec], origin: CloudConfiguration) -> Cloud
     return CloudConfiguration(
         networks=tuple(one for one in origin.networks if one.id in wanted or (not one.id and one.name in wanted)),
         security_groups=tuple(one for one in origin.security_groups if one.name in groups),
-        storage_types=tuple(one for one in origin.storage_types if one.name in storage),
+        storage_types=tuple(
+            msgspec.structs.replace(one, free_bytes=None) for one in origin.storage_types if one.name in storage
+        ),
     )
 
 

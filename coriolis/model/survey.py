@@ -16,8 +16,8 @@ MAX_BYTES = 100 << 10
 
 
 class Surveyed(msgspec.Struct, frozen=True):
-    """``detail``: ``names`` when the cloud tells no more of its networks than names and ids. ``left_out``: how many
-    things did not fit. ``takes`` is of a destination."""
+    """``detail``: ``names`` when the cloud tells no subnets of its networks. ``left_out``: how many things did not fit.
+    ``takes`` is of a destination."""
 
     detail: Literal["full", "names"]
     networks: tuple[Network, ...] = ()

@@ -24,6 +24,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """A machine can be started for a look before it is made."""
     reserves_nics: bool = False
     """MACs may differ from the origin's, and can be known before the guest is converted."""
+    describes_subnets: bool = False
+    """What it tells of its networks goes as far as their subnets: missing ones can be made elsewhere."""
     plain_names: bool = False
     """Machines are called by letters, digits, dots, dashes and underscores: others become dashes."""
     takes_tokens: bool = False

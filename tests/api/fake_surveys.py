@@ -20,10 +20,12 @@ def sample_survey(side: str, type_: str, instances: list[str]) -> job_pb2.Survey
     if side == "origin":
         found: dict[str, Any] = {"detail": "full", "networks": [LAN], "takes": None}
     else:
-        networks = [{"name": "default"}, {"name": "lan", "id": "n-2", "subnets": LAN["subnets"]}]
+        lan = {"name": "lan", "id": "n-2", "subnets": LAN["subnets"], "kind": "bridge", "vlan": "12", "bridge": "br0"}
+        networks = [{"name": "default"}, lan]
+        storage = [{"name": "fast", "kind": "dir", "capacity_bytes": 4 << 30, "free_bytes": 512 << 20}]
         members = ["create_missing_networks", "network_map", "storage_map"]
         takes = {"members": members, "free_networks": ["bridge:*"], "storage_member": "", "storage_required": False}
-        found = {"detail": "full", "networks": networks, "storage_types": [{"name": "fast"}], "takes": takes}
+        found = {"detail": "full", "networks": networks, "storage_types": storage, "takes": takes}
     devices = Devices(
         disks=(Disk("vda", 1 << 30, storage_backend_identifier="fast"),),
         nics=(Nic("VM Network", None, network_id="n-1"), Nic("DMZ", None)),

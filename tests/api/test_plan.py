@@ -24,7 +24,11 @@ def test_surveys_of_both_ends(stack: Stack) -> None:
         assert found["networks"][0]["subnets"][0]["cidr"] == "10.0.0.0/24"
         assert [one["machine"] is None for one in found["machines"]] == [False, True]
         there = client.post("/surveys", json={"survey": {"destination": destination}}).json()["survey"]
-        assert client.get(f"/surveys/{there['id']}").json()["survey"]["takes"]["free_networks"] == ["bridge:*"]
+        known = client.get(f"/surveys/{there['id']}").json()["survey"]
+        assert known["takes"]["free_networks"] == ["bridge:*"]
+        assert (known["networks"][1]["kind"], known["networks"][1]["vlan"]) == ("bridge", "12")
+        (store,) = known["storage_types"]
+        assert (store["free_bytes"], store["capacity_bytes"]) == (512 << 20, 4 << 30)
         wrong = (
             {},
             {"origin": origin, "destination": destination},
@@ -44,6 +48,8 @@ def test_a_plan_says_what_is_missing_and_ends_so(shell: Shell, wave: Path, tmp_p
     assert "--network 'DMZ=NAME'" in out
     assert "default, lan" in out
     assert not saved.exists()
+    assert "fast (dir, 512.0 MiB free of 4.0 GiB)" in out
+    assert "Note: storage 'fast' has 0.5 GiB left" in out
     document = shell.run("plan", str(wave), "--network", "DMZ=bridge:br1", "-o", "json")
     planned = json.loads(document)
     assert planned["plan"]["complete"] is True
@@ -57,6 +63,7 @@ def test_a_saved_plan_is_a_request(shell: Shell, wave: Path, tmp_path: Path) -> 
     wave.write_text(yaml.safe_dump(request))
     shown = shell.run("plan", "-f", str(wave), "--network", "DMZ=lan", "--save", str(saved))
     assert "same_subnets" in shown
+    assert "lan (bridge, VLAN 12, br0)" in shown
     assert "its subnets" not in shown
     assert stat.S_IMODE(saved.stat().st_mode) == 0o600
     made = json.loads(shell.run("migration", "create", "-f", str(saved), "-o", "json"))["migration"]

@@ -27,7 +27,7 @@ from coriolis.errors import (
 from coriolis.ids import derived_id, new_id
 from coriolis.model.machine import Devices, Disk, MachineSpec, Nic
 from coriolis.model.resource import InstanceRequest, Tag, VolumeRequest
-from coriolis.providers.base import Connection, SnapshotSource
+from coriolis.providers.base import Connection, DescribesConfiguration, SnapshotSource
 from coriolis.providers.libvirt.provider import LibvirtProvider
 from tests.contract.case import BLOCK, SIZE, make_image, sample_disk
 from tests.contract.site import Site, guest_write
@@ -48,6 +48,33 @@ async def connection(site: Site) -> AsyncIterator[Connection]:
 def source(connection: Connection) -> SnapshotSource:
     assert connection.snapshots is not None
     return connection.snapshots
+
+
+async def test_networks_and_pools_are_described(site: Site, connection: Connection) -> None:
+    inventory = connection.inventory
+    assert isinstance(inventory, DescribesConfiguration)
+    network = site.connection.networkDefineXML(
+        "<network><name>survey</name><forward mode='nat'/><bridge name='virbr77'/><ip address='10.77.0.1' prefix='24'>"
+        "<dhcp><range start='10.77.0.10' end='10.77.0.20'/></dhcp></ip></network>"
+    )
+    path = site.folder / "idle"
+    pool = site.connection.storagePoolDefineXML(
+        f"<pool type='dir'><name>idle</name><target><path>{path}</path></target></pool>"
+    )
+    try:
+        found = await inventory.configuration()
+    finally:
+        network.undefine()
+        pool.undefine()
+    (described,) = [one for one in found.networks if one.name == "survey"]
+    assert (described.kind, described.bridge) == ("nat", "virbr77")
+    (subnet,) = described.subnets
+    assert (subnet.cidr, subnet.gateway, subnet.pools) == ("10.77.0.0/24", "10.77.0.1", (("10.77.0.10", "10.77.0.20"),))
+    pools = {one.name: one for one in found.storage_types}
+    assert (pools["idle"].usable, pools["idle"].free_bytes) == (False, None)
+    default = pools["default"]
+    assert (default.kind, default.usable) == ("dir", True)
+    assert 0 < (default.free_bytes or 0) <= (default.capacity_bytes or 0)
 
 
 @pytest.fixture

@@ -64,7 +64,10 @@ async def test_a_destination_says_what_it_takes_and_an_unreachable_one_why_not(m
     sites = Sites(tmp_path)
     good = endpoint("image", {"path": str(sites.destination)}, {"network_map": {"a": "b"}, "format": "qcow2"})
     done = await survey(mesh, job_pb2.StartSurveyRequest(project_id=PROJECT, destination=good))
-    takes = json.loads(done.found_json)["takes"]
+    found = json.loads(done.found_json)
+    takes, (folder,) = found["takes"], found["storage_types"]
+    assert (folder["kind"], folder["id"]) == ("folder", str(sites.destination))
+    assert 0 < folder["free_bytes"] <= folder["capacity_bytes"]
     assert takes["free_networks"] == ["*"]
     assert {"network_map", "start_instance", "format"} <= set(takes["members"])
     assert "storage_map" not in takes["members"]
@@ -74,7 +77,7 @@ async def test_a_destination_says_what_it_takes_and_an_unreachable_one_why_not(m
     assert "gone" in failed.message
 
 
-async def test_vsphere_tells_names_and_wants_to_be_told_where_disks_go(mesh: Mesh) -> None:
+async def test_vsphere_tells_kinds_and_sizes_and_wants_to_be_told_where_disks_go(mesh: Mesh) -> None:
     pytest.importorskip("pyVmomi")
     with vcsim("-machines", "2") as simulator:
         here = endpoint("vmware_vsphere", {k: v for k, v in simulator.connection_info().items() if v is not None})
@@ -85,7 +88,13 @@ async def test_vsphere_tells_names_and_wants_to_be_told_where_disks_go(mesh: Mes
     (nic,) = json.loads(machine.export_info_json)["devices"]["nics"]
     found = json.loads(second.found_json)
     assert nic["network_name"] in [one["name"] for one in found["networks"]]
-    assert (found["detail"], found["storage_types"][0]["name"]) == ("names", "LocalDS_0")
+    assert found["detail"] == "names", "it knows no subnets"
+    networks = {one["name"]: (one.get("kind"), one.get("vlan")) for one in found["networks"]}
+    assert networks["VM Network"] == ("standard", "none")
+    assert networks["DC0_DVPG0"] == ("distributed", "none")
+    (store,) = found["storage_types"]
+    assert (store["name"], store["kind"]) == ("LocalDS_0", "OTHER")
+    assert 0 < store["free_bytes"] <= store["capacity_bytes"]
     assert (found["takes"]["storage_member"], found["takes"]["storage_required"]) == ("datastore", True)
 
 

@@ -21,12 +21,13 @@ async def run(context: TaskContext) -> dict[str, Any]:
     asked = context.assignment.results["survey_request"]
     async with open_endpoint(context) as connection:
         inventory = connection.inventory
-        detail: Literal["full", "names"] = "names"
         if isinstance(inventory, DescribesConfiguration):
-            detail, found = "full", await inventory.configuration()
+            found = await inventory.configuration()
         else:
             found = await names_only(inventory)
-    takes = takes_of(load_provider(context.assignment.provider)) if asked["side"] == "destination" else None
+    provider = load_provider(context.assignment.provider)
+    detail: Literal["full", "names"] = "full" if provider.capabilities.describes_subnets else "names"
+    takes = takes_of(provider) if asked["side"] == "destination" else None
     told = surveyed(found, detail, takes)
     context.event(
         f"{len(found.networks)} networks, {len(found.security_groups)} security groups, "

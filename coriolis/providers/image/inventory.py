@@ -10,9 +10,10 @@ import msgspec
 
 from coriolis.errors import Conflict, CoriolisError, NotFound
 from coriolis.model.machine import MachineSpec
+from coriolis.model.network import CloudConfiguration, Network, StorageType
 from coriolis.providers.base import Named, Page
 from coriolis.providers.block.file_disk import FileDisk, examine
-from coriolis.providers.block.os_errors import from_os_error
+from coriolis.providers.block.os_errors import free_bytes, from_os_error
 from coriolis.providers.block.raw_io import open_disk
 from coriolis.providers.block.sidecar import read_bounded
 from coriolis.providers.image import description as text
@@ -97,7 +98,7 @@ def _from_ova(directory: str, path: str, instance_id: str) -> Entry:
 
 
 class ImageInventory:
-    """Meets ``Inventory``. Networks are the names that descriptions use; there are no flavors."""
+    """Meets ``Inventory``, ``DescribesConfiguration``. Networks are the names that descriptions use."""
 
     def __init__(self, directory: str, max_size: int = DEFAULT_MAX_SIZE_BYTES) -> None:
         self._directory, self._max_size = directory, max_size
@@ -136,5 +137,20 @@ class ImageInventory:
     async def list_storage(self) -> list[Named]:
         return [Named("default", self._directory)]
 
+    async def configuration(self) -> CloudConfiguration:
+        """The names that descriptions use, and the folder."""
+        networks, folder = await self.list_networks(), await asyncio.to_thread(_folder, self._directory)
+        return CloudConfiguration(tuple(Network(one.name, one.id) for one in networks), (), (folder,))
+
     async def list_flavors(self) -> list[Named]:
         return []
+
+
+def _folder(directory: str) -> StorageType:
+    try:
+        stats = os.statvfs(directory)
+        free = free_bytes(directory)
+    except OSError as error:
+        raise from_os_error(error, f"measure {directory}") from error
+    capacity = stats.f_blocks * stats.f_frsize
+    return StorageType("default", directory, kind="folder", capacity_bytes=capacity, free_bytes=free)

@@ -11,8 +11,10 @@ import msgspec
 
 from coriolis.errors import CoriolisError, NotFound, Unsupported
 from coriolis.model.machine import MachineSpec
+from coriolis.model.network import CloudConfiguration
 from coriolis.providers.base import Named, Page
 from coriolis.providers.libvirt.domain_xml import Domain, DomainDisk, parse_domain, to_spec
+from coriolis.providers.libvirt.host_configuration import network_of, pool_of
 from coriolis.providers.libvirt.session import Session, get_domain
 
 _log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ def pool_details(pool: Any) -> tuple[str, str]:
 
 
 class LibvirtInventory:
-    """Meets ``Inventory``. Instances are found by name or UUID; libvirt keeps both unique."""
+    """Meets ``Inventory``, ``DescribesConfiguration``. Instances are found by name or UUID: both are unique."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -104,6 +106,10 @@ class LibvirtInventory:
             lambda c: sorted_names(p.name() for p in c.listAllStoragePools() if pool_details(p)[0] in DIRECTORY_POOLS)
         )
 
+    async def configuration(self) -> CloudConfiguration:
+        """Networks with their subnets, and the pools of ``list_storage`` with their sizes."""
+        return await self._session.run(_configuration)
+
     async def list_flavors(self) -> list[Named]:
         return []
 
@@ -111,6 +117,16 @@ class LibvirtInventory:
 def sorted_names(names: Any) -> list[Named]:
     """Names that are their own ids."""
     return [Named(name, name) for name in sorted(names)]
+
+
+def _configuration(connection: Any) -> CloudConfiguration:
+    networks = [network_of(one.XMLDesc(0)) for one in connection.listAllNetworks()]
+    pools = [pool_of(one.XMLDesc(0), one.info()) for one in connection.listAllStoragePools()]
+    return CloudConfiguration(
+        tuple(sorted(networks, key=lambda one: one.name)),
+        (),
+        tuple(sorted((one for one in pools if one.kind in DIRECTORY_POOLS), key=lambda one: one.name)),
+    )
 
 
 def _spec(connection: Any, instance: str) -> MachineSpec:

@@ -55,6 +55,7 @@ class LibvirtProvider:
         plain_names=True,
         proof_of_boot=True,
         free_networks=("network:*", "bridge:*", "user", "none"),
+        describes_subnets=True,
         storage_member="storage_pool",
         target_platform="kvm",
     )

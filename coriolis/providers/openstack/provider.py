@@ -55,6 +55,7 @@ class OpenstackProvider:
         live_source=True,
         power_control=True,
         takes_tokens=True,
+        describes_subnets=True,
         storage_member="volume_type",
         reserves_nics=True,
         target_platform="openstack",

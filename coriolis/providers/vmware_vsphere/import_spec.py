@@ -14,8 +14,9 @@ from coriolis.convert.text import shown
 from coriolis.errors import InvalidInput, Unsupported
 from coriolis.model.machine import MachineSpec
 from coriolis.model.resource import InstanceRequest, Tag
+from coriolis.providers.vmware_vsphere.configuration import DISTRIBUTED, OPAQUE
 from coriolis.providers.vmware_vsphere.guest_id import guest_id_of
-from coriolis.providers.vmware_vsphere.placement import DISTRIBUTED, OPAQUE, Network, Place
+from coriolis.providers.vmware_vsphere.placement import Network, Place
 from coriolis.providers.vmware_vsphere.stream_writer import capacity_of
 
 MAX_NAME_CHARS = 80

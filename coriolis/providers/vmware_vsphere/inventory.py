@@ -12,8 +12,10 @@ from coriolis.errors import Conflict, NotFound
 from coriolis.ids import is_id
 from coriolis.model.finding import Finding
 from coriolis.model.machine import MachineSpec
+from coriolis.model.network import CloudConfiguration
 from coriolis.providers.base import Named, Page
 from coriolis.providers.vmware_vsphere import snapshots
+from coriolis.providers.vmware_vsphere.configuration import configuration
 from coriolis.providers.vmware_vsphere.findings import FINDING_PROPERTIES, findings
 from coriolis.providers.vmware_vsphere.machine_spec import MACHINE_PROPERTIES, plain_name, spec_of
 from coriolis.providers.vmware_vsphere.place import place_of
@@ -34,7 +36,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class VsphereInventory:
-    """Meets ``Inventory`` and ``ExaminesInstances``; ids are managed object ids (``vm-42``)."""
+    """Meets ``Inventory``, ``ExaminesInstances``, ``DescribesConfiguration``; ids are managed objects': ``vm-42``."""
 
     def __init__(self, session: Session, *, vddk: bool = False) -> None:
         self._session, self._vddk = session, vddk
@@ -64,6 +66,10 @@ class VsphereInventory:
         return await self._session.run(
             lambda content: [Named(one.name, one.name) for one in _named(content, vim.Datastore)]
         )
+
+    async def configuration(self) -> CloudConfiguration:
+        """Kinds and VLANs of networks, kinds and sizes of datastores."""
+        return await self._session.run(configuration)
 
     async def list_flavors(self) -> list[Named]:
         """vSphere has none: machines state processors and memory themselves."""

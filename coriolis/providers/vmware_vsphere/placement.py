@@ -14,6 +14,7 @@ from pyVmomi import vim
 
 from coriolis.convert.text import shown
 from coriolis.errors import Conflict, InvalidInput
+from coriolis.providers.vmware_vsphere.configuration import DISTRIBUTED, OPAQUE, STANDARD
 from coriolis.providers.vmware_vsphere.inventory import path_of
 from coriolis.providers.vmware_vsphere.machine_spec import plain_name
 from coriolis.providers.vmware_vsphere.properties import all_of
@@ -21,7 +22,6 @@ from coriolis.providers.vmware_vsphere.properties import all_of
 K = TypeVar("K", bound="Thing")
 
 MAX_LISTED = 10
-STANDARD, DISTRIBUTED, OPAQUE = "standard", "distributed", "opaque"
 
 
 class Thing(msgspec.Struct, frozen=True):

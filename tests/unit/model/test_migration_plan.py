@@ -109,6 +109,34 @@ def test_a_disk_that_is_mapped_alone_asks_for_nothing() -> None:
     assert plan(machine(storage=("fast",)), there, VSPHERE, storage_mappings=mappings).missing == ()
 
 
+def test_disks_that_have_no_room_where_they_go_are_noted() -> None:
+    gib = 1 << 30
+    tight = StorageType("ds", "datastore-1", free_bytes=3 * gib)
+    twin, wide = StorageType("ds", "datastore-2", free_bytes=9 * gib), StorageType("wide", "wide", free_bytes=9 * gib)
+    specs = [
+        MachineSpec(
+            "i", name, 1, 512, devices=Devices(disks=(Disk(f"{name}-0", 2 * gib), Disk(f"{name}-1", gib, "san")))
+        )
+        for name in ("a", "b")
+    ]
+
+    def notes(*there: StorageType, takes: Takes = VSPHERE, **environment: Any) -> str:
+        return "; ".join(make_plan(specs, NOTHING, CloudConfiguration((), (), there), takes, environment).notes)
+
+    together = "storage 'ds' has 3.0 GiB left, and the disks that go there have 6.0 GiB"
+    assert together in notes(tight)
+    assert together in notes(tight, wide, datastore="ds")
+    assert together in notes(tight, twin, datastore="datastore-1")
+    assert together not in notes(tight, twin, datastore="datastore-2")
+    assert notes(tight, wide, datastore="wide") == ""
+    assert notes(msgspec.structs.replace(tight, free_bytes=None)) == ""
+    by_disk = {"disk_mappings": [{"disk_id": f"{name}-0", "destination": "ds"} for name in "ab"]}
+    assert "4.0 GiB" in notes(tight, wide, datastore="wide", storage_mappings=by_disk)
+    assert "GiB" not in notes(tight, wide, takes=Takes(("network_map",))), "who knows where they go"
+    assert together in notes(tight, takes=Takes(("network_map",))), "there is no other"
+    assert "cannot be used now" in notes(msgspec.structs.replace(wide, usable=False))
+
+
 def test_names_that_are_taken_as_they_are() -> None:
     image, libvirt = Takes(("network_map",), ("*",)), Takes(("network_map",), ("bridge:*",))
     assert plan(machine(nic("dmz")), takes=image).target_environment == {"network_map": {"dmz": "dmz"}}

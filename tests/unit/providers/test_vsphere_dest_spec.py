@@ -15,6 +15,7 @@ from coriolis.errors import Conflict, CoriolisError, Corrupt, InvalidInput, Quot
 from coriolis.ids import new_id
 from coriolis.model.machine import Controller, Devices, Disk, MachineSpec, Nic
 from coriolis.model.resource import InstanceRequest, Tag, Volume
+from coriolis.providers.vmware_vsphere.configuration import DISTRIBUTED, OPAQUE
 from coriolis.providers.vmware_vsphere.guest_id import KNOWN, guest_id_of
 from coriolis.providers.vmware_vsphere.import_lease import DiskFile, match_urls
 from coriolis.providers.vmware_vsphere.import_spec import (
@@ -28,8 +29,6 @@ from coriolis.providers.vmware_vsphere.import_spec import (
     vsphere_name,
 )
 from coriolis.providers.vmware_vsphere.placement import (
-    DISTRIBUTED,
-    OPAQUE,
     Compute,
     Network,
     Place,
