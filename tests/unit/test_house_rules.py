@@ -103,7 +103,7 @@ def test_files_are_short_and_named_after_what_they_do() -> None:
     wrong = []
     for name, path in modules():
         lines = path.read_text().count("\n")
-        if lines > MAX_LINES and not path.name.startswith("test_"):
+        if lines > MAX_LINES:
             wrong.append(f"{name} has {lines} lines, at most {MAX_LINES}")
         if VAGUE.search(path.stem):
             wrong.append(f"{name} says what it is, not what it does")
