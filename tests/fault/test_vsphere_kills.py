@@ -77,6 +77,12 @@ def add_machine(vsphere: Vsphere, name: str, rng: random.Random) -> None:
     vsphere.add_machine(name, disks, running=True)
 
 
+def remove_machine(vsphere: Vsphere, name: str) -> None:
+    """A hundred of them would fill the disk, and then everything fails that writes."""
+    vsphere.machines.wait(vsphere._vm(name).Destroy_Task())
+    vsphere.machines.forget(vsphere.id(name))
+
+
 def request(lab_: Lab, name: str, transport: str) -> job_pb2.CreateMigrationRequest:
     return job_pb2.CreateMigrationRequest(
         origin=endpoint("vmware_vsphere", lab_.vsphere.connection_info(), {"disk_transport": transport}),
@@ -112,6 +118,7 @@ async def test_kills_with_a_vsphere_origin(lab_with_vsphere: Lab, fault: Fault, 
         except AssertionError as broken:
             raise AssertionError(f"run {number}, seed {SEED}: {broken}\n{summary(migration)}") from broken
         clear(here.site)
+        remove_machine(here.vsphere, name)
 
 
 async def strike(here: Lab, name: str, fault: Fault, rng: random.Random, migration_id: str) -> None:
