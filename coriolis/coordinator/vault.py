@@ -135,9 +135,13 @@ class Vault:
 
 
 def masked(connection_info: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """``connection_info`` as answers may show it: members the schema does not show as public read ``***``."""
+    """``connection_info`` as answers may show it: members the schema does not show as public read ``***``, at any
+    depth."""
     properties = schema.get("properties", {})
-    return {
-        name: MASK if name not in properties or properties[name].get("writeOnly") else value
-        for name, value in connection_info.items()
-    }
+    return {name: _masked_member(value, properties.get(name)) for name, value in connection_info.items()}
+
+
+def _masked_member(value: Any, schema: dict[str, Any] | None) -> Any:
+    if schema is None or schema.get("writeOnly"):
+        return MASK
+    return masked(value, schema) if isinstance(value, dict) else value

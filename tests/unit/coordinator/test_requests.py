@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from coriolis.coordinator.requests import build_migration
+from coriolis.coordinator.vault import masked
 from coriolis.errors import InvalidInput
 from coriolis.model.job import Migration
+from coriolis.providers.openstack.connection_schema import CONNECTION
 from coriolis.rpc.gen.coriolis.v1 import cluster_pb2, endpoint_pb2, job_pb2
 
 ANY = json.dumps({"type": "object", "properties": {}, "additionalProperties": False})
@@ -81,3 +83,13 @@ async def test_a_passphrase_is_taken_by_every_provider_and_never_shown() -> None
     made = await build({}, {"encrypted_disks_passphrase": "open sesame"})
     assert "open sesame" in made.transfer.destination.sealed_connection
     assert "open sesame" not in json.dumps(made.transfer.destination.shown_connection)
+
+
+def test_a_secret_below_another_member_is_not_shown_either() -> None:
+    """A clouds.yaml has its password below ``auth``."""
+    given = {"auth": {"username": "u", "password": "hunter2", "unknown": "x"}, "region_name": "R", "verify": False}
+    assert masked(given, CONNECTION) == {
+        "auth": {"username": "u", "password": "***", "unknown": "***"},
+        "region_name": "R",
+        "verify": False,
+    }
