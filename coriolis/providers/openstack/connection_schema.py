@@ -32,6 +32,32 @@ AUTH: dict[str, Any] = {
     "application_credential_secret": _SECRET,
 }
 
+CEPH: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "mon_host": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 1024,
+            "pattern": r"^[\w.:,;/ \[\]-]+$(?!\n)",
+            "description": "Addresses of monitors, as in a ceph.conf.",
+        },
+        "user": {**_NAME, "default": "coriolis", "description": "With or without client."},
+        "key": {**_SECRET, "description": "As in the user's keyring."},
+        "pools": {
+            "type": "array",
+            "items": {**_NAME, "pattern": r"^[\w.-]+$(?!\n)"},
+            "minItems": 1,
+            "maxItems": 16,
+            "default": ["volumes"],
+            "description": "Where Cinder's volumes are looked for.",
+        },
+    },
+    "required": ["mon_host", "key"],
+    "additionalProperties": False,
+    "description": "The Ceph behind Cinder: as origin, volumes there are read without copies, and only what changed.",
+}
+
 CONNECTION: dict[str, Any] = {
     "$schema": DIALECT,
     "type": "object",
@@ -58,6 +84,7 @@ CONNECTION: dict[str, Any] = {
             "pattern": "^-----BEGIN CERTIFICATE-----",
             "description": "Certificates (PEM) to trust instead of the system's.",
         },
+        "ceph": CEPH,
         "token": {**_SECRET, "maxLength": 16384, "description": "Of the caller's own cloud; the mesh fills it in."},
         "token_expires_at": {"type": "string", "maxLength": 64, "writeOnly": True},
     },
