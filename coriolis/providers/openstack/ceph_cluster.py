@@ -41,6 +41,21 @@ class CephCluster:
         self._guard = asyncio.Lock()
         self._rados: Any = None
         self._failed: CoriolisError | None = None
+        self._reached: set[tuple[str, str]] = set()
+
+    async def obstacle(self, volume_id: str, size_bytes: int, snapshot_id: str = "") -> str:
+        """Why the volume cannot be read here at that snapshot, or as it is; "" when it can: it was really opened."""
+        key = (volume_id, snapshot_id)
+        if key in self._reached:
+            return ""
+        try:
+            async with self.disk(volume_id, snapshot_id) as disk:
+                if disk.size != size_bytes:
+                    return f"it has {disk.size} bytes in Ceph, not {size_bytes}"
+        except CoriolisError as failed:
+            return failed.message
+        self._reached.add(key)
+        return ""
 
     async def connect(self) -> None:
         """Raises Unsupported, InvalidInput, Denied, Unavailable, TimedOut, each saying what to do."""

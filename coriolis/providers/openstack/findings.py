@@ -6,7 +6,7 @@ the host); Block Storage API v3 (volume states, multiattach, encryption, limits)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -51,8 +51,11 @@ def quota_of(limits: Mapping[str, Any]) -> Quota:
     )
 
 
-def findings(server: Document, around: Surrounding, quota: Quota) -> list[Finding]:
-    """The worst first."""
+def findings(
+    server: Document, around: Surrounding, quota: Quota, ceph: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """The worst first. ``ceph``: by volume, why Ceph does not serve it here, "" where it does; None: nobody asked."""
+    direct = {volume for volume, why in (ceph or {}).items() if not why}
     volumes = ordered_volumes(server, around.volumes)
     found = [
         *_of_state(server),
@@ -60,8 +63,9 @@ def findings(server: Document, around: Surrounding, quota: Quota) -> list[Findin
         *_of_root(server, around),
         *(one for volume in volumes for one in _of_volume(volume)),
         *_of_lost_volumes(server, around),
-        *_of_quota(volumes, quota),
-        *_of_reading(server, volumes),
+        *_of_quota(volumes, quota, direct),
+        *_of_ceph(ceph or {}),
+        *_of_reading(server, volumes, direct),
     ]
     order = {ERROR: 0, WARNING: 1, INFO: 2}
     return sorted(found, key=lambda one: order[one.severity])
@@ -180,11 +184,12 @@ def _of_lost_volumes(server: Document, around: Surrounding) -> Iterator[Finding]
             )
 
 
-def _of_quota(volumes: list[Document], quota: Quota) -> Iterator[Finding]:
-    """A pass makes a snapshot of each volume and a volume of each snapshot; both count against the gigabytes."""
+def _of_quota(volumes: list[Document], quota: Quota, direct: Set[str]) -> Iterator[Finding]:
+    """A pass makes a snapshot of each volume and a volume of each snapshot; both count against the gigabytes. Instead
+    of the second volume, one that is read from Ceph has its former snapshot."""
     needs = (
-        ("snapshots", quota.snapshots, len(volumes)),
-        ("volumes", quota.volumes, len(volumes)),
+        ("snapshots", quota.snapshots, len(volumes) + len(direct)),
+        ("volumes", quota.volumes, len(volumes) - len(direct)),
         ("gigabytes", quota.gigabytes, 2 * sum(int(volume["size"]) for volume in volumes)),
     )
     for what, left, need in needs:
@@ -197,7 +202,27 @@ def _of_quota(volumes: list[Document], quota: Quota) -> Iterator[Finding]:
             )
 
 
-def _of_reading(server: Document, volumes: list[Document]) -> Iterator[Finding]:
+def _of_ceph(obstacles: Mapping[str, str]) -> Iterator[Finding]:
+    for volume, why in obstacles.items():
+        if why:
+            yield Finding(
+                "not_read_from_ceph",
+                WARNING,
+                f"it is read through a copy of its snapshot, for Ceph does not serve it here: {why}",
+                "mend that, or leave it: passes after the first read everything then",
+                volume,
+            )
+        else:
+            yield Finding(
+                "read_from_ceph",
+                INFO,
+                "its snapshot is read in Ceph, by passes after the first what changed",
+                "",
+                volume,
+            )
+
+
+def _of_reading(server: Document, volumes: list[Document], direct: Set[str]) -> Iterator[Finding]:
     if volumes and image_of(server) and server.get("status") == "ACTIVE":
         yield Finding(
             "not_of_one_moment",
@@ -205,8 +230,10 @@ def _of_reading(server: Document, volumes: list[Document]) -> Iterator[Finding]:
             "root disk and volumes are frozen one after the other while it runs",
             "the last pass, after the shutdown, is of one moment",
         )
-    yield Finding(
-        "no_change_log",
-        INFO,
-        "OpenStack tells no tenant what changed: each pass reads everything and sends what differs",
-    )
+    if image_of(server) or {str(volume["id"]) for volume in volumes} - direct:
+        yield Finding(
+            "no_change_log",
+            INFO,
+            "OpenStack tells no tenant what changed: each pass reads everything and sends what differs",
+            "for volumes in Ceph: give connection_info.ceph",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -22,12 +22,14 @@ from coriolis.providers.openstack.server_snapshots import (
     NOVAS_NAME,
     ORIGIN,
     Frozen,
+    Part,
     Standing,
     check_made,
     frozen_of,
     mapped_snapshots,
     names_in,
     standing,
+    volume_parts,
 )
 from coriolis.providers.openstack.session import POLL_S, Cloud, Session
 from coriolis.providers.openstack.snapshot_copies import names_of_copies
@@ -68,6 +70,11 @@ def _mapped(cloud: Cloud, image: Document) -> list[Document]:
 async def find(session: Session, server_id: str, name: str) -> Frozen | None:
     """What stands, when it is whole."""
     return frozen_of(await session.read(lambda cloud: look(cloud, server_id, name)))
+
+
+async def find_volumes(session: Session, server_id: str, name: str) -> tuple[Part, ...]:
+    """Snapshots of volumes that stand, of a whole or not; the oldest first. The server may be gone."""
+    return volume_parts(await session.read(lambda cloud: look(cloud, server_id, name)))
 
 
 async def freeze(session: Session, server_id: str, name: str, tell: Callable[..., None]) -> Frozen:
@@ -145,8 +152,10 @@ async def _snapshot_volume(session: Session, volume_id: str, name: str, marks: d
     await session.change(lambda cloud: ask(cloud, "block_storage", "POST", "/snapshots", body))
 
 
-async def thaw(session: Session, server_id: str, name: str) -> None:
+async def thaw(session: Session, server_id: str, name: str, keep: Collection[str] = ()) -> None:
     """Remove images and volume snapshots of that name, whose copies must be gone. Success when there are none.
+
+    ``keep``: ids of volume snapshots that stay, and with them the image without content that lists them.
 
     One after the other: where a driver merges a snapshot into the volume of a running server, QEMU 7.2 has been seen to
     crash, and the server with it, while it merged two volumes at once.
@@ -157,8 +166,11 @@ async def thaw(session: Session, server_id: str, name: str) -> None:
             lambda cloud: _no_new_snapshots(cloud, server_id, name), GONE_TIMEOUT_S, f"the end of snapshot {name}"
         )
     for one in found.images:
-        await remove(session, "image", f"/images/{one['id']}")
+        if not set(mapped_snapshots(one)) & set(keep):
+            await remove(session, "image", f"/images/{one['id']}")
     for one in found.snapshots:
+        if str(one["id"]) in keep:
+            continue
         if one["status"] != "deleting":
             await remove(session, "block_storage", f"/snapshots/{one['id']}")
         await session.until(partial(_gone, one), GONE_TIMEOUT_S, f"the end of snapshot {one['id']}")

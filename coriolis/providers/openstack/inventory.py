@@ -17,10 +17,12 @@ from coriolis.model.machine import MachineSpec
 from coriolis.model.network import CloudConfiguration
 from coriolis.model.network_mapping import needed
 from coriolis.providers.base import Named, Page
+from coriolis.providers.openstack.ceph_cluster import CephCluster
 from coriolis.providers.openstack.cloud_errors import printable
 from coriolis.providers.openstack.configuration import groups_of, networks_of, types_of
-from coriolis.providers.openstack.findings import findings, quota_of
+from coriolis.providers.openstack.findings import Quota, findings, quota_of
 from coriolis.providers.openstack.machine_spec import (
+    GIB,
     Document,
     Surrounding,
     choose,
@@ -43,8 +45,8 @@ SORTED = {"sort_key": "uuid", "sort_dir": "asc"}
 class OpenstackInventory:
     """Meets ``Inventory``, ``ExaminesInstances``, ``DescribesConfiguration``; ids are the services' own."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, ceph: CephCluster | None = None) -> None:
+        self._session, self._ceph = session, ceph
 
     async def list_instances(self, page: Page) -> list[MachineSpec]:
         """In order of id: one call for each 250 servers, and one for each 500 of the project's volumes and ports."""
@@ -61,11 +63,16 @@ class OpenstackInventory:
         return await self._session.read(look)
 
     async def examine(self, instance_id: str) -> list[Finding]:
-        def look(cloud: Cloud) -> list[Finding]:
+        def look(cloud: Cloud) -> tuple[Document, Surrounding, Quota]:
             server = server_by_id(cloud, instance_id)
-            return findings(server, surrounding(cloud, [server]), quota_of(_limits(cloud)))
+            return server, surrounding(cloud, [server]), quota_of(_limits(cloud))
 
-        return await self._session.read(look)
+        server, around, quota = await self._session.read(look)
+        obstacles = None
+        if self._ceph is not None:
+            sizes = {one: int(around.volumes[one]["size"]) * GIB for one in volumes_of(server) if one in around.volumes}
+            obstacles = {one: await self._ceph.obstacle(one, size) for one, size in sizes.items()}
+        return findings(server, around, quota, obstacles)
 
     async def list_networks(self) -> list[Named]:
         return await self._session.read(lambda cloud: _sorted(listed(cloud, "network", "/networks", "networks")))

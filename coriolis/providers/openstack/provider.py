@@ -17,13 +17,16 @@ from coriolis.providers.surroundings import NOTHING, Surroundings
 
 if TYPE_CHECKING:
     from coriolis.providers.openstack.attachment import Attacher
+    from coriolis.providers.openstack.ceph_cluster import CephCluster
     from coriolis.providers.openstack.session import Session
 
 
 class OpenstackConnection:
     """One login and the parts over it."""
 
-    def __init__(self, session: Session, surroundings: Surroundings, attacher: Attacher | None) -> None:
+    def __init__(
+        self, session: Session, surroundings: Surroundings, attacher: Attacher | None, ceph: CephCluster | None = None
+    ) -> None:
         from coriolis.providers.openstack import data_path
         from coriolis.providers.openstack.cinder_volumes import CinderVolumes
         from coriolis.providers.openstack.instances import OpenstackInstances
@@ -33,8 +36,8 @@ class OpenstackConnection:
         from coriolis.providers.openstack.volumes import OpenstackVolumes
 
         self.session = session
-        self.inventory = OpenstackInventory(session)
-        self.snapshots = OpenstackSource(session, attacher, surroundings)
+        self.inventory = OpenstackInventory(session, ceph)
+        self.snapshots = OpenstackSource(session, attacher, surroundings, ceph)
         self.power = OpenstackPower(session)
         cinder = CinderVolumes(session, attacher, surroundings.tell)
         wanted = str(surroundings.environment.get("data_path", "auto"))
@@ -53,6 +56,7 @@ class OpenstackProvider:
         destination=True,
         starts_instances=True,
         live_source=True,
+        change_log=True,
         power_control=True,
         takes_tokens=True,
         describes_subnets=True,
@@ -74,16 +78,21 @@ class OpenstackProvider:
 async def _connect(connection_info: Mapping[str, Any], surroundings: Surroundings) -> AsyncIterator[Connection]:
     check_document(connection_info, CONNECTION, "connection_info")
     from coriolis.providers.openstack.access import access_of
+    from coriolis.providers.openstack.ceph_access import ceph_access_of
 
-    access = access_of(connection_info)
+    access, ceph_access = access_of(connection_info), ceph_access_of(connection_info)
     try:
+        from coriolis.providers.openstack.ceph_cluster import CephCluster
         from coriolis.providers.openstack.data_path import attacher_here
         from coriolis.providers.openstack.session import Session
     except ImportError as error:
         raise Unsupported("openstacksdk is not installed: install coriolis-mesh[openstack]") from error
     session = Session(access, surroundings.renew)
+    ceph = CephCluster(ceph_access) if ceph_access is not None else None
     try:
         await session.open()
-        yield OpenstackConnection(session, surroundings, await attacher_here(session, surroundings))
+        yield OpenstackConnection(session, surroundings, await attacher_here(session, surroundings), ceph)
     finally:
+        if ceph is not None:
+            await ceph.close()
         await session.close()

@@ -130,6 +130,11 @@ def frozen_of(found: Standing) -> Frozen | None:
     return None
 
 
+def volume_parts(found: Standing) -> tuple[Part, ...]:
+    """All volume snapshots that can be read, of a whole or not; the oldest first."""
+    return tuple(_of_volume(one) for one in found.snapshots if one["status"] == "available")
+
+
 def _count(properties: Mapping[str, Any]) -> int:
     text = str(properties.get(COUNT, ""))
     return int(text) if text.isascii() and text.isdecimal() else 0
