@@ -26,7 +26,7 @@ PYTEST = $(AS_ROOT) $(if $(AS_ROOT),CORIOLIS_NO_SKIPS=1 CORIOLIS_FAULT_RUNS=$(CO
 # Fast and cheap first, so that a plain mistake shows early
 SUITES := tests/unit tests/security tests/contract tests/api tests/integration tests/fault
 # Of the tests that need a whole OpenStack, CI runs the founding request and a tenth of the kills
-CI_TESTS := not full and (not openstack or openstack_in_ci)
+CI_TESTS := not full and not ceph and (not openstack or openstack_in_ci)
 
 .PHONY: help
 help: ## list the targets
@@ -59,7 +59,16 @@ openstack-lab: setup ## Debian packages of a whole OpenStack for tests/lab/opens
 
 .PHONY: test-openstack
 test-openstack: openstack-lab ## what needs a whole OpenStack, the founding request included: a quarter of an hour
-	$(PYTEST) -m openstack $(SUITES)
+	$(PYTEST) -m "openstack and not ceph" $(SUITES)
+
+.PHONY: ceph-lab
+ceph-lab: setup ## Debian packages of a small Ceph for tests/lab/ceph.py
+	@tools/setup_system ceph
+
+.PHONY: test-ceph
+test-ceph: ceph-lab openstack-lab ## volumes in a real Ceph: read alone, then as Cinder's behind a whole OpenStack
+	$(PYTEST) -m "ceph and not openstack" $(SUITES)
+	$(PYTEST) -m "ceph and openstack" $(SUITES)
 
 .PHONY: founding
 founding: openstack-lab ## four machines of a simulated vCenter to a real OpenStack, by one REST request
@@ -92,7 +101,7 @@ test: lint types protos openstack-lab ## everything CI runs: lint, types, protos
 
 .PHONY: test-unit
 test-unit: setup ## no network, no root, a minute
-	$(PY) -m pytest -m "not full and not openstack and not lab" tests/unit tests/security
+	$(PY) -m pytest -m "not full and not openstack and not lab and not ceph" tests/unit tests/security
 
 .PHONY: contract
 contract: setup ## every provider against the one suite
@@ -116,7 +125,7 @@ api: keystone-lab ## REST, the published client, the CLI
 
 .PHONY: lab
 lab: setup ## only tests that need root and real guests
-	$(PYTEST) -m lab $(SUITES)
+	$(PYTEST) -m "lab and not ceph" $(SUITES)
 
 .PHONY: guests
 guests: setup ## what CI leaves out: more real guests, all phony families; an hour or more

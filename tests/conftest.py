@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from tests.lab.ceph import Ceph
     from tests.lab.openstack_site import Cloud
 
 # A gate must judge the change, not the draw: CI repeats one series of examples, everybody else draws new ones.
@@ -64,3 +65,17 @@ def whole_cloud() -> Iterator[Cloud]:
 
     with openstack_site(*ALL_SERVICES) as cloud:
         yield cloud
+
+
+@pytest.fixture(scope="session")
+def ceph_cloud() -> Iterator[tuple[Cloud, Ceph]]:
+    """A real OpenStack of its own whose Cinder has a real Ceph beside NFS. No other one may run meanwhile."""
+    if os.geteuid() != 0 or not shutil.which("nova-manage", path="/usr/bin") or not shutil.which("ceph-osd"):
+        pytest.skip("needs root, an OpenStack and a Ceph: make ceph-lab openstack-lab")
+    from tests.lab.ceph import CINDER, ceph_site
+    from tests.lab.openstack_site import ALL_SERVICES, openstack_site
+
+    with ceph_site() as ceph:
+        ceph.user("cinder", CINDER)
+        with openstack_site(*ALL_SERVICES, ceph=ceph.folder) as cloud:
+            yield cloud, ceph

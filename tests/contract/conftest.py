@@ -19,6 +19,7 @@ from tests.contract.openstack_destination import Project, openstack_destination
 from tests.contract.site import Site, guest_write, libvirt_site
 from tests.contract.vsphere_destination import VSPHERE_ENVIRONMENT, machine_of_somebody, machine_runs
 from tests.contract.vsphere_origin import VSPHERE_ORIGINS, vsphere_origin
+from tests.lab.ceph import Ceph
 from tests.lab.openstack_site import Cloud
 from tests.lab.vcsim import Simulator, vcsim
 from tests.lab.vsphere_site import Site as VsphereSite
@@ -81,6 +82,16 @@ def openstack(whole_cloud: Cloud) -> Iterator[Any]:
         yield servers
 
 
+@pytest.fixture(scope="session")
+def openstack_ceph(ceph_cloud: tuple[Cloud, Ceph]) -> Iterator[Any]:
+    import coriolis.keystone  # noqa: F401  # before the SDK
+    from tests.contract.openstack_origin import openstack_servers
+
+    cloud, ceph = ceph_cloud
+    with openstack_servers(cloud, ceph.connection_info()) as servers:
+        yield servers
+
+
 def _image_origin(folder: Path, kind: str) -> Origin:
     fmt, options = _FORMATS[kind]
     content = sample_disk(1)
@@ -133,6 +144,7 @@ _ORIGINS = [
         pytest.param(f"openstack-{kind}", marks=[lab, pytest.mark.openstack, *marks])
         for kind, marks in OPENSTACK_ORIGINS.items()
     ),
+    pytest.param("openstack-ceph", marks=[lab, pytest.mark.openstack, pytest.mark.ceph]),
 ]
 
 
@@ -144,6 +156,9 @@ def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Origin]:
         return
     if family == "vsphere":
         yield vsphere_origin(request.getfixturevalue("vsphere"), tmp_path, kind)
+        return
+    if request.param == "openstack-ceph":
+        yield request.getfixturevalue("openstack_ceph").origin("volumes", tmp_path)
         return
     if family == "openstack":
         yield request.getfixturevalue("openstack").origin(kind, tmp_path)

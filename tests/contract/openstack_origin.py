@@ -26,10 +26,13 @@ TIMEOUT_S = 300
 
 
 class Servers:
-    """One project with a server of each kind: ``volumes`` (two) and ``image`` (a local root disk)."""
+    """One project with a server of each kind: ``volumes`` (two), ``image`` (a local root disk), ``mixed`` (two volumes,
+    the second one in Ceph).
 
-    def __init__(self, cloud: Cloud, folder: Path) -> None:
-        self.cloud, self._folder = cloud, folder
+    With ``ceph`` (of connection_info) volumes are there, and nothing may be attached to read them."""
+
+    def __init__(self, cloud: Cloud, folder: Path, ceph: dict[str, Any] | None = None) -> None:
+        self.cloud, self._folder, self._ceph = cloud, folder, ceph
         self._ensure_flavor()
         self.account: Account = cloud.account("member")
         self.sdk: Any = openstack.connection.Connection(session=self.account.session(), region_name=cloud.region)
@@ -54,13 +57,15 @@ class Servers:
         )
         return made, content
 
-    def volume(self, image: Any) -> Any:
-        return self.sdk.create_volume(1, image=image.id, wait=True, timeout=TIMEOUT_S)
+    def volume(self, image: Any, kind: str = "") -> Any:
+        kind = kind or ("rbd" if self._ceph else "nfs")
+        return self.sdk.create_volume(1, image=image.id, volume_type=kind, wait=True, timeout=TIMEOUT_S)
 
     def server(self, kind: str) -> tuple[str, dict[str, bytearray]]:
         """(id, content by disk), made at the first call."""
         if kind not in self._made:
-            self._made[kind] = self._volumes() if kind == "volumes" else self._image()
+            mixed = ("nfs", "rbd") if kind == "mixed" else ("", "")
+            self._made[kind] = self._image() if kind == "image" else self._volumes(*mixed)
         return self._made[kind]
 
     def _start(self, **boot: Any) -> Any:
@@ -74,9 +79,9 @@ class Servers:
             **boot,
         )
 
-    def _volumes(self) -> tuple[str, dict[str, bytearray]]:
+    def _volumes(self, *kinds: str) -> tuple[str, dict[str, bytearray]]:
         images = [self.image(1), self.image(2)]
-        volumes = [self.volume(image) for image, _ in images]
+        volumes = [self.volume(image, kind) for (image, _), kind in zip(images, kinds, strict=True)]
         server = self._start(boot_volume=volumes[0].id)
         self.sdk.attach_volume(server, volumes[1], wait=True, timeout=TIMEOUT_S)
         return server.id, {volume.id: content for volume, (_, content) in zip(volumes, images, strict=True)}
@@ -92,7 +97,7 @@ class Servers:
             guest_write(self.cloud, server_id, disk, offset, length, pattern)
             truth[disk][offset : offset + length] = bytes([pattern]) * length
 
-        access = CinderAccess(("nfs",), self.cloud.home / "mnt" / "cinder")
+        access = CinderAccess(("nfs",), self.cloud.home / "mnt" / "cinder") if self._ceph is None else None
         return Origin(
             OpenstackProvider(),
             {
@@ -100,11 +105,12 @@ class Servers:
                 "username": self.account.user,
                 "password": self.account.password,
                 "project_name": self.account.project,
+                **({"ceph": self._ceph} if self._ceph else {}),
             },
             server_id,
             truth,
             write,
-            frozenset(),
+            frozenset(truth if self._ceph else ()),
             True,
             Surroundings(staging_dir=folder / "staging", cinder=access),
             GIB,
@@ -144,9 +150,9 @@ def guest_write(cloud: Cloud, server_id: str, disk: str, offset: int, length: in
 
 
 @contextmanager
-def openstack_servers(cloud: Cloud) -> Iterator[Servers]:
+def openstack_servers(cloud: Cloud, ceph: dict[str, Any] | None = None) -> Iterator[Servers]:
     with tempfile.TemporaryDirectory(prefix="coriolis-contract-") as folder:
-        servers = Servers(cloud, Path(folder))
+        servers = Servers(cloud, Path(folder), ceph)
         try:
             yield servers
         finally:

@@ -49,8 +49,8 @@ class Guest:
 class Guests:
     """Two servers of a project: ``pair`` boots from a volume and has another, ``local`` has its image's local disk."""
 
-    def __init__(self, cloud: Cloud, folder: Path) -> None:
-        self.cloud, self._folder = cloud, folder
+    def __init__(self, cloud: Cloud, folder: Path, volume_type: str | None = None) -> None:
+        self.cloud, self._folder, self._volume_type = cloud, folder, volume_type
         self.project = Project(cloud)
         self._sdk: Any = self.project.own
         admin: Any = connect(cloud.admin)
@@ -85,7 +85,8 @@ class Guests:
         return self._sdk.create_image(name, filename=str(packed), **about, **properties)
 
     def _pair(self, system: Any, data: Any) -> Guest:
-        made = [self._sdk.create_volume(1, image=one.id, wait=True, timeout=TIMEOUT_S) for one in (system, data)]
+        about = {"volume_type": self._volume_type, "wait": True, "timeout": TIMEOUT_S}
+        made = [self._sdk.create_volume(1, image=one.id, **about) for one in (system, data)]
         server = self._start("pair", boot_volume=made[0].id)
         self._sdk.attach_volume(server, made[1], wait=True, timeout=TIMEOUT_S)
         return self._guest("pair", server.id, {made[0].id: "tiny.raw", made[1].id: "data.raw"})

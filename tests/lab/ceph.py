@@ -28,7 +28,9 @@ POLL_S = 0.05
 OSD_BYTES = 16 << 30
 """A sparse file."""
 POOLS = ("volumes", "images")
-READ_ONLY = {"mon": "profile rbd", "osd": "profile rbd-read-only pool=volumes, profile rbd-read-only pool=images"}
+CINDER = {"mon": "profile rbd", "osd": "profile rbd pool=volumes, profile rbd pool=images"}
+"""As Ceph's documentation, "Block Devices and OpenStack", gives Cinder and Nova."""
+READ_ONLY = {"mon": "allow r", "osd": "profile rbd-read-only pool=volumes, profile rbd-read-only pool=images"}
 """What docs/providers/openstack.md tells operators to give."""
 
 
@@ -58,11 +60,34 @@ class Ceph:
         finally:
             cluster.shutdown()
 
+    def connection_info(self) -> dict[str, Any]:
+        """What stands as ``ceph`` in an OpenStack's connection_info: a user who may only read."""
+        return {"mon_host": self.mon_host, "user": "coriolis", "key": self.user("coriolis")}
+
+    def snapshots(self, pool: str = "volumes") -> list[str]:
+        """``image@snapshot`` of all there are."""
+        import rbd
+
+        cluster = self.connect()
+        try:
+            with cluster.open_ioctx(pool) as ioctx:
+                found = []
+                for name in rbd.RBD().list(ioctx):
+                    with rbd.Image(ioctx, name, read_only=True) as image:
+                        found += [f"{name}@{one['name']}" for one in image.list_snaps()]
+                return sorted(found)
+        finally:
+            cluster.shutdown()
+
     def user(self, name: str, caps: dict[str, str] | None = None) -> str:
-        """The key of ``client.<name>``, made with these capabilities."""
+        """The key of ``client.<name>``, made with these capabilities; ``ceph.conf`` finds it too."""
         pairs = [text for pair in (caps or READ_ONLY).items() for text in pair]
         made = self.command("auth get-or-create", entity=f"client.{name}", caps=pairs)
-        return str(made[0]["key"])
+        key = str(made[0]["key"])
+        keyring = self.folder / f"client.{name}.keyring"
+        keyring.touch(0o600)
+        keyring.write_text(f"[client.{name}]\nkey = {key}\n")
+        return key
 
 
 def _ask(cluster: Any, prefix: str, data: bytes = b"", **arguments: Any) -> Any:
@@ -103,6 +128,7 @@ def _configuration(folder: Path, mon_host: str, fsid: str) -> str:
         "osd_memory_target": str(1 << 30),
     }
     lines = ["[global]", *(f"{name} = {value}" for name, value in values.items())]
+    lines += ["[client]", f"keyring = {folder}/$name.keyring"]
     return "\n".join([*lines, "[mon.a]", f"mon_data = {folder}/mon", "[osd.0]", f"osd_data = {folder}/osd", ""])
 
 
@@ -161,7 +187,7 @@ def ceph_site() -> Iterator[Ceph]:
     """A fresh cluster with the pools ``volumes`` and ``images``. RuntimeError when something does not start in time."""
     folder = Path(tempfile.mkdtemp(prefix="coriolis-ceph-"))
     folder.chmod(0o755)  # other users' QEMU reads ceph.conf; the keyring is closed to them
-    fsid, mon_host = str(uuid.uuid4()), f"v2:127.0.0.1:{free_port()}"
+    fsid, mon_host = str(uuid.uuid4()), f"[v2:127.0.0.1:{free_port()},v1:127.0.0.1:{free_port()}]"
     conf, keyring, map_file = folder / "ceph.conf", folder / "keyring", folder / "monmap"
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -169,7 +195,7 @@ def ceph_site() -> Iterator[Ceph]:
         (folder / "mon").mkdir()
         (folder / "osd").mkdir()
         _keys(folder)
-        _run("monmaptool", "--create", "--addv", "a", f"[{mon_host}]", "--fsid", fsid, str(map_file))
+        _run("monmaptool", "--create", "--addv", "a", mon_host, "--fsid", fsid, str(map_file))
         _run("ceph-mon", "--mkfs", "-i", "a", "-c", str(conf), "--monmap", str(map_file), "-k", str(keyring))
         monitor = _daemon(stack, folder, "ceph-mon", "a")
         osd_uuid = str(uuid.uuid4())

@@ -148,10 +148,14 @@ class Cloud:
 
 
 @contextmanager
-def openstack_site(*services: str, token_s: int = 3600) -> Iterator[Cloud]:
-    """The services and what they need; ``token_s``: life of tokens in a fresh cloud. RuntimeError when one fails."""
+def openstack_site(*services: str, token_s: int = 3600, ceph: Path | None = None) -> Iterator[Cloud]:
+    """The services and what they need; ``token_s``: life of tokens in a fresh cloud. RuntimeError when one fails.
+
+    ``ceph``: folder of a ``tests.lab.ceph`` that knows client.cinder: Cinder gets a second volume type, ``rbd``. The
+    cloud is a fresh one then, for its Ceph ends with the test.
+    """
     named = os.environ.get("CORIOLIS_OPENSTACK_HOME")
-    if named:
+    if named and ceph is None:
         yield Cloud(Path(named), services, {})
         return
     home = Path(tempfile.mkdtemp(prefix="coriolis-cloud-"))
@@ -159,7 +163,8 @@ def openstack_site(*services: str, token_s: int = 3600) -> Iterator[Cloud]:
     ports = {f"CORIOLIS_OPENSTACK_PORT_{name}": str(free_port()) for name in PORTS}
     cloud = None
     try:
-        cloud = Cloud(home, services, {**ports, "CORIOLIS_OPENSTACK_TOKEN_S": str(token_s)})
+        environ = {**ports, "CORIOLIS_OPENSTACK_TOKEN_S": str(token_s), "CORIOLIS_OPENSTACK_CEPH": str(ceph or "")}
+        cloud = Cloud(home, services, environ)
         yield cloud
     finally:
         if cloud is None:  # what came up before the failure

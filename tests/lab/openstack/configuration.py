@@ -6,6 +6,8 @@ import base64
 import os
 
 from tests.lab.openstack.settings import (
+    CEPH,
+    CEPH_SECRET,
     HOST,
     NEUTRON_END,
     PASSWORD,
@@ -69,6 +71,17 @@ def service_user(user):
 
 def locks(service):
     return {"oslo_concurrency": {"lock_path": home("data", service, "lock")}}
+
+
+def ceph_backend():
+    return {
+        "volume_driver": "cinder.volume.drivers.rbd.RBDDriver",
+        "volume_backend_name": "rbd",
+        "rbd_pool": "volumes",
+        "rbd_user": "cinder",
+        "rbd_ceph_conf": f"{CEPH}/ceph.conf",
+        "rbd_secret_uuid": CEPH_SECRET,
+    }
 
 
 def write_configuration():
@@ -145,7 +158,9 @@ def write_configuration():
                 "my_ip": "127.0.0.1",
                 "auth_strategy": "keystone",
                 "transport_url": rabbit,
-                "enabled_backends": "nfs",
+                "enabled_backends": "nfs,rbd" if CEPH else "nfs",
+                # without a manager daemon a Ceph says that it has no room
+                **({"scheduler_default_filters": "AvailabilityZoneFilter,CapabilitiesFilter"} if CEPH else {}),
                 "state_path": home("data/cinder"),
                 "osapi_volume_workers": 1,
                 "osapi_volume_listen": "127.0.0.1",
@@ -167,6 +182,7 @@ def write_configuration():
                 "nas_secure_file_operations": "false",
                 "nas_secure_file_permissions": "false",
             },
+            **({"rbd": ceph_backend()} if CEPH else {}),
             "database": database("cinder"),
             "keystone_authtoken": token_check("cinder"),
             "service_user": service_user("cinder"),

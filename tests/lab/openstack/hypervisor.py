@@ -6,7 +6,19 @@ import os
 import subprocess
 
 from tests.lab.openstack.processes import launch, run, stop_group, wait_for
-from tests.lab.openstack.settings import HOME, HOST_CIDR, HOST_END, NEUTRON_END, SOCKETS, Failed, home, say, write
+from tests.lab.openstack.settings import (
+    CEPH,
+    CEPH_SECRET,
+    HOME,
+    HOST_CIDR,
+    HOST_END,
+    NEUTRON_END,
+    SOCKETS,
+    Failed,
+    home,
+    say,
+    write,
+)
 
 # it neither meets another libvirtd on this machine nor needs /etc/libvirt changed.
 # nova-compute lives in the same namespace: what it mounts there, QEMU sees.
@@ -48,7 +60,24 @@ def start_libvirt():
     if launch("libvirtd", ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", script]):
         stop_group(["nova-compute"], 15)  # it would be in the namespace of a dead libvirtd
     wait_for("libvirtd", ["libvirtd"], lambda: virsh("version").returncode == 0)
+    if CEPH:
+        keep_ceph_key()
     say("libvirt is up")
+
+
+def keep_ceph_key():
+    """Where QEMU gets it from for Cinder's volumes."""
+    usage = "<usage type='ceph'><name>client.cinder</name></usage>"
+    secret = f"<secret ephemeral='no' private='yes'><uuid>{CEPH_SECRET}</uuid>{usage}</secret>"
+    write(home("run/ceph-secret.xml"), secret)
+    with open(f"{CEPH}/client.cinder.keyring") as f:
+        write(home("run/ceph-secret.key"), f.read().rpartition("key = ")[2].strip())
+    for command in (
+        ["secret-define", home("run/ceph-secret.xml")],
+        ["secret-set-value", CEPH_SECRET, "--file", home("run/ceph-secret.key")],
+    ):
+        if virsh(*command).returncode:
+            raise Failed(f"libvirt does not take the key of Ceph ({command[0]})")
 
 
 def start_wire():

@@ -104,14 +104,11 @@ if o["step"] == "cinder":
             <= {s["binary"] for s in call("volumev3", "GET", "/os-services")["services"] if s["state"] == "up"}
         ),
     )
-    types = call("volumev3", "GET", "/types")["volume_types"]
-    if "nfs" not in [t["name"] for t in types]:
-        call(
-            "volumev3",
-            "POST",
-            "/types",
-            {"volume_type": {"name": "nfs", "extra_specs": {"volume_backend_name": "nfs"}}},
-        )
+    types = [t["name"] for t in call("volumev3", "GET", "/types")["volume_types"]]
+    for backend in o["backends"]:
+        if backend not in types:
+            specs = {"volume_backend_name": backend}
+            call("volumev3", "POST", "/types", {"volume_type": {"name": backend, "extra_specs": specs}})
 
 if o["step"] == "neutron":
     wait(

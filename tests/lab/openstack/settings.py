@@ -97,6 +97,8 @@ CACHE = setting(
     ),
 )
 TOKEN_S = int(setting("TOKEN_S", "86400"))
+CEPH = setting("CEPH", "")  # the folder of a tests.lab.ceph: a second backend of Cinder
+CEPH_SECRET = "5b8ae6a3-2c7f-4f0e-9d3c-6f1f0a3e7c11"  # under which libvirt keeps the key of client.cinder
 TIMEOUT = int(setting("TIMEOUT", "180"))
 PORTS = {k: int(setting(f"PORT_{k.upper()}", v)) for k, v in PORTS.items()}
 HOST = "openstack-lab"  # the "host" of every agent, whatever the machine is called

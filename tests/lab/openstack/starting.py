@@ -16,6 +16,7 @@ from tests.lab.openstack.processes import first_time, mark_done, run
 from tests.lab.openstack.services import start_service
 from tests.lab.openstack.settings import (
     CATALOG,
+    CEPH,
     NEEDS,
     PASSWORD,
     REGION,
@@ -41,6 +42,7 @@ def seed(step, services=(), only_once=False):
         "password": PASSWORD,
         "region": REGION,
         "timeout": TIMEOUT,
+        "backends": ["nfs", "rbd"] if CEPH else ["nfs"],
         "catalog": {s: (kind, url(s, path)) for s, (kind, path) in CATALOG.items() if s in services},
     }
     orders = json.dumps(orders).encode()
