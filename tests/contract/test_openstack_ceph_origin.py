@@ -14,6 +14,7 @@ from coriolis.errors import ChangeLogLost, NotFound
 from coriolis.model.finding import Severity
 from coriolis.providers.surroundings import CinderAccess, Surroundings
 from tests.contract.case import BLOCK, Origin
+from tests.contract.test_openstack_origin import NAME, killed
 from tests.contract.test_origin import FIRST, SECOND, changed, clean_up, content, source_of
 from tests.lab.ceph import Ceph
 from tests.lab.openstack_site import Cloud
@@ -142,4 +143,23 @@ async def test_a_snapshot_that_somebody_removes_while_it_is_read(
             assert msgspec.structs.replace(again, identity="") == msgspec.structs.replace(snapshot, identity="")
         finally:
             await clean_up(source, origin.instance)
+    assert left(openstack_ceph.sdk, ceph_cloud[1]) == []
+
+
+async def test_a_killed_agents_successor_reads_the_same_snapshot(
+    openstack_ceph: Any, ceph_cloud: tuple[Cloud, Ceph], tmp_path: Path
+) -> None:
+    origin: Origin = openstack_ceph.origin("volumes", tmp_path)
+    await asyncio.to_thread(killed, origin, "reading", 0.1)
+    before = ceph_cloud[1].snapshots()
+    assert len(before) == 2
+    async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
+        source = source_of(connection)
+        try:
+            snapshot = await source.create_snapshot(origin.instance, NAME, None)
+            assert ceph_cloud[1].snapshots() == before
+            for disk, truth in origin.truth.items():
+                assert await content(source, snapshot, disk) == truth
+        finally:
+            await source.delete_change_base(origin.instance, NAME)
     assert left(openstack_ceph.sdk, ceph_cloud[1]) == []

@@ -29,7 +29,8 @@ from coriolis.providers.openstack.provider import OpenstackProvider
 from coriolis.providers.surroundings import CinderAccess, Surroundings
 
 async def main(info, server, name, staging, mounts):
-    around = Surroundings(staging_dir=Path(staging), cinder=CinderAccess(("nfs",), Path(mounts)))
+    access = CinderAccess(("nfs",), Path(mounts)) if mounts else None
+    around = Surroundings(staging_dir=Path(staging), cinder=access)
     async with OpenstackProvider().connect(info, around) as connection:
         print("connected", flush=True)
         snapshot = await connection.snapshots.create_snapshot(server, name, None)
@@ -57,8 +58,8 @@ def left(servers: Any, staging: Path) -> list[str]:
 def killed(origin: Origin, after: str, delay_s: float) -> None:
     """An agent's process that is killed ``delay_s`` after it said ``after``."""
     around = origin.surroundings
-    assert around.cinder is not None
-    order = [origin.connection_info, origin.instance, NAME, str(around.staging_dir), str(around.cinder.mount_dir)]
+    mounts = str(around.cinder.mount_dir) if around.cinder is not None else ""
+    order = [origin.connection_info, origin.instance, NAME, str(around.staging_dir), mounts]
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
     )
