@@ -140,6 +140,15 @@ async def test_every_byte_of_a_snapshot_while_the_guest_writes(reader: CephAcces
         await disk.check_stands()
 
 
+@pytest.fixture(params=["one window", "many windows"])
+def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a disk that is asked about in pieces, none ends where an object does."""
+    if request.param == "many windows":
+        monkeypatch.setattr(rbd_disk, "FAST_WINDOW", 3 * MIB)
+        monkeypatch.setattr(rbd_disk, "PRECISE_WINDOW", MIB + 4096)
+
+
+@pytest.mark.usefixtures("window")
 @pytest.mark.parametrize("features", [None, NO_FAST_DIFF])
 async def test_what_is_not_allocated_is_zero(reader: CephAccess, new_volume: Any, features: int | None) -> None:
     volume = new_volume(features=features)
@@ -175,6 +184,7 @@ async def check_changes(access: CephAccess, volume: Volume, old: bytes, since: s
     return reported
 
 
+@pytest.mark.usefixtures("window")
 @pytest.mark.parametrize("features", [None, NO_FAST_DIFF])
 async def test_changes_equal_a_comparison_of_all_bytes(
     reader: CephAccess, new_volume: Any, features: int | None
@@ -200,6 +210,7 @@ async def test_changes_equal_a_comparison_of_all_bytes(
         base, old = snapshot, new
 
 
+@pytest.mark.usefixtures("window")
 @pytest.mark.parametrize("features", [None, NO_FAST_DIFF])
 async def test_discards_are_changes(reader: CephAccess, new_volume: Any, features: int | None) -> None:
     volume = new_volume(features=features)
@@ -224,6 +235,7 @@ async def test_what_changed_and_changed_back_is_still_told(reader: CephAccess, n
     assert 10 * MIB // GRAIN in await check_changes(reader, volume, old, base, snapshot)
 
 
+@pytest.mark.usefixtures("window")
 async def test_a_volume_of_an_image_in_another_pool(reader: CephAccess, new_volume: Any, pools: dict[str, Any]) -> None:
     """Copy on write: what was never written stands in the parent."""
     parent = Volume(pools["images"], ODD_SIZE)
