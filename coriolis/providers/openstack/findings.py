@@ -216,7 +216,7 @@ def _of_ceph(obstacles: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(
                 "read_from_ceph",
                 INFO,
-                "its snapshot is read in Ceph, by passes after the first what changed",
+                "its snapshots are read in Ceph, later ones only where they differ",
                 "",
                 volume,
             )
