@@ -20,6 +20,7 @@ from bench.measure import peak_rss
 from bench.vsphere.simulated import NAME
 from coriolis.agent.lanes.loop_io import LoopReader
 from coriolis.agent.lanes.malloc import keep_freed_memory
+from coriolis.agent.lanes.read_ahead import AheadRoom
 from coriolis.agent.push_disk import BATCH_BYTES
 from coriolis.providers.base import BlockReader, Page
 from coriolis.providers.surroundings import Surroundings
@@ -33,10 +34,10 @@ GIVEN_BATCHES = 2
 SNAPSHOT = "coriolis-bench"
 
 
-async def read_through(reader: BlockReader) -> int:
+async def read_through(reader: BlockReader, room: AheadRoom) -> int:
     """Bytes read by as many lanes as a short path gets, which do nothing else: cell by cell, in the batches in which
     they are given work."""
-    disk, size = LoopReader(reader, asyncio.get_running_loop()), reader.size
+    disk, size = LoopReader(reader, asyncio.get_running_loop(), room), reader.size
     batches = iter(range(0, size, BATCH_BYTES))
 
     def one_lane() -> int:
@@ -67,10 +68,11 @@ async def read_disks(info: dict[str, Any], way: str, disks: int) -> dict[str, fl
         spec = await connection.inventory.get_instance(NAME)
         snapshot = await source.create_snapshot(spec.id, SNAPSHOT, None)
         try:
+            room = AheadRoom()
 
             async def one(disk_id: str) -> int:
                 async with source.open_reader(snapshot, disk_id) as reader:
-                    return await read_through(reader)
+                    return await read_through(reader, room)
 
             began = time.monotonic()
             done = await asyncio.gather(*(one(disk.disk_id) for disk in snapshot.disks[:disks]))

@@ -12,6 +12,7 @@ from coriolis.agent.data_port import PortRange
 from coriolis.agent.lanes.host_link import HostLink
 from coriolis.agent.lanes.loop_io import LoopReader
 from coriolis.agent.lanes.messages import AttachDisk, HostStart, TakeConnection
+from coriolis.agent.lanes.read_ahead import AheadRoom
 from coriolis.agent.lanes.sink_host import ServedDisk, SinkHost
 from coriolis.agent.lanes.source_host import SourceHost
 from coriolis.agent.sink_disk import SinkDisk
@@ -37,6 +38,7 @@ class SourceHosts:
         self._processes: list[HostLink] = []
         self._threads: list[HostLink] = []
         self._starting = asyncio.Lock()
+        self._room = AheadRoom()
         self._preparing: asyncio.Task[list[HostLink]] | None = None
 
     async def links_for(self, disk: AttachDisk, reader: BlockReader) -> list[HostLink]:
@@ -45,7 +47,7 @@ class SourceHosts:
         if raw is None or disk.size_bytes < WORTH_A_PROCESS_BYTES:
             link = HostLink()
             self._threads.append(link)
-            readers = {disk.disk_id: LoopReader(reader, asyncio.get_running_loop())}
+            readers = {disk.disk_id: LoopReader(reader, asyncio.get_running_loop(), self._room)}
             link.start_thread(lambda end: SourceHost(end, self._tls, readers if raw is None else {}).run())
             links = [link]
         else:

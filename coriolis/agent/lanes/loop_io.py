@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
-from coriolis.agent.lanes.read_ahead import ReadAhead
+from coriolis.agent.lanes.read_ahead import AheadRoom, ReadAhead
 from coriolis.errors import TimedOut
 from coriolis.providers.base import BlockReader, BlockWriter
 
@@ -19,11 +19,11 @@ CALL_TIMEOUT_S = 300.0
 class LoopReader:
     """A provider's reader, whose lanes read ahead."""
 
-    def __init__(self, reader: BlockReader, loop: asyncio.AbstractEventLoop) -> None:
-        self._reader, self._loop = reader, loop
+    def __init__(self, reader: BlockReader, loop: asyncio.AbstractEventLoop, room: AheadRoom) -> None:
+        self._reader, self._loop, self._room = reader, loop, room
 
     def for_lane(self) -> ReadAhead:
-        return ReadAhead(self._start)
+        return ReadAhead(self._start, self._room)
 
     def _start(self, offset: int, length: int) -> Future[bytes]:
         return asyncio.run_coroutine_threadsafe(self._reader.read_at(offset, length), self._loop)
