@@ -44,7 +44,6 @@ def test_ratios_are_taken_within_each_round() -> None:
         ("datastore", CURL, 90, "met (0.9)"),
         ("datastore", CURL, 89, "MISSED (0.9)"),
         ("datastore", PROCESSES, 1, "not judged"),
-        ("datastore-4m", CURL, 1, "not judged"),
         ("export", DECODER, 100, "met (1)"),
         ("export", DECODER, 99, "MISSED (1)"),
         ("export-4", ZLIB, 300, "met (3)"),
@@ -132,7 +131,7 @@ def test_help_teaches_and_an_unknown_word_is_answered_with_the_known_ones(tmp_pa
         assert word in taught.output
     refused = CliRunner().invoke(main, ["--what", "nfs", "--out", str(tmp_path / "x.json")])
     assert refused.exit_code == 2
-    assert "choose among datastore, datastore-4m, export, export-4, inventory" in refused.output
+    assert "choose among datastore, export, export-4, inventory" in refused.output
 
 
 def test_without_curl_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
