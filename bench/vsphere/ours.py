@@ -10,53 +10,34 @@ import asyncio
 import json
 import sys
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bench.measure import peak_rss
 from bench.vsphere.simulated import NAME
-from coriolis.agent.lanes.loop_io import LoopReader
 from coriolis.agent.lanes.malloc import keep_freed_memory
-from coriolis.agent.lanes.read_ahead import AheadRoom
-from coriolis.agent.push_disk import BATCH_BYTES
+from coriolis.agent.lanes.read_ahead import MAX_PIECE_BYTES, PIECES_AHEAD
 from coriolis.providers.base import BlockReader, Page
 from coriolis.providers.surroundings import Surroundings
 from coriolis.providers.vmware_vsphere.provider import VsphereProvider
-from coriolis.transfer.cells import CELL_BYTES
 from coriolis.transfer.lane_count import first_lanes
 
-LANES = first_lanes(0.0)
-GIVEN_BATCHES = 2
-"""The batch that a lane is at, and the one behind it."""
+IN_FLIGHT = first_lanes(0.0) * PIECES_AHEAD
 SNAPSHOT = "coriolis-bench"
 
 
-async def read_through(reader: BlockReader, room: AheadRoom) -> int:
-    """Bytes read by as many lanes as a short path gets, which do nothing else: cell by cell, in the batches in which
-    they are given work."""
-    disk, size = LoopReader(reader, asyncio.get_running_loop(), room), reader.size
-    batches = iter(range(0, size, BATCH_BYTES))
+async def read_through(reader: BlockReader) -> int:
+    """Bytes read, in order, as lanes ask: pieces of their full size, as many at once as the lanes of a short path have
+    under way."""
+    places = iter(range(0, reader.size, MAX_PIECE_BYTES))
 
-    def one_lane() -> int:
-        lane, room, done = disk.for_lane(), memoryview(bytearray(CELL_BYTES)), 0
-        given: deque[int] = deque()
-        while True:
-            for begin in islice(batches, GIVEN_BATCHES - len(given)):
-                lane.expect(begin, min(BATCH_BYTES, size - begin))
-                given.append(begin)
-            if not given:
-                return done
-            begin = given.popleft()
-            for at in range(begin, min(begin + BATCH_BYTES, size), CELL_BYTES):
-                lane.read_into(at, room[: size - at])
-                done += min(CELL_BYTES, size - at)
+    async def work() -> int:
+        done = 0
+        for at in places:
+            done += len(await reader.read_at(at, min(MAX_PIECE_BYTES, reader.size - at)))
+        return done
 
-    with ThreadPoolExecutor(LANES) as threads:
-        loop = asyncio.get_running_loop()
-        return sum(await asyncio.gather(*(loop.run_in_executor(threads, one_lane) for _ in range(LANES))))
+    return sum(await asyncio.gather(*(work() for _ in range(IN_FLIGHT))))
 
 
 async def read_disks(info: dict[str, Any], way: str, disks: int) -> dict[str, float]:
@@ -68,11 +49,10 @@ async def read_disks(info: dict[str, Any], way: str, disks: int) -> dict[str, fl
         spec = await connection.inventory.get_instance(NAME)
         snapshot = await source.create_snapshot(spec.id, SNAPSHOT, None)
         try:
-            room = AheadRoom()
 
             async def one(disk_id: str) -> int:
                 async with source.open_reader(snapshot, disk_id) as reader:
-                    return await read_through(reader, room)
+                    return await read_through(reader)
 
             began = time.monotonic()
             done = await asyncio.gather(*(one(disk.disk_id) for disk in snapshot.disks[:disks]))
