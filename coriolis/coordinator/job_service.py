@@ -179,8 +179,8 @@ class JobService(job_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[pb.WatchMigrationResponse]:
         check_project(context, request.project_id)
         migration = self._find(request.project_id, request.migration_id)
-        with self._board.watching(migration.id) as watcher:
-            status = self._driver.status(migration.id)
+        status = self._driver.status(migration.id)
+        with self._board.watching(migration.id, status) as watcher:
             yield state_event(migration.id, status, self._driver.now())
             for run in self._driver.runs(migration.id):
                 for task in run.tasks:
@@ -248,7 +248,6 @@ class ChangePublisher:
 
     def __init__(self, board: ProgressBoard) -> None:
         self._board = board
-        self._shown: dict[str, str] = {}
         self.driver: Driver | None = None
 
     def __call__(self, migration: Migration, before: InstanceRun, after: InstanceRun) -> None:
@@ -259,9 +258,6 @@ class ChangePublisher:
                 self._board.publish(migration.id, pb.WatchMigrationResponse(task=task_message(after, task, disks)))
         assert self.driver is not None
         status = self.driver.status(migration.id)
-        if self._shown.get(migration.id) != status:
-            self._shown[migration.id] = status
-            self._board.publish(migration.id, state_event(migration.id, status, after.updated_at))
+        self._board.publish(migration.id, state_event(migration.id, status, after.updated_at))
         if status in TERMINAL:
-            self._shown.pop(migration.id, None)
             self._board.end_watchers(migration.id)

@@ -23,12 +23,17 @@ ATTEMPT_COUNTS = (
 
 
 class Watcher:
-    """One reader of a migration's events."""
+    """One reader of a migration's events, who knows its ``status`` already: each state is told once."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: str) -> None:
+        self._status = status
         self._queue: asyncio.Queue[job_pb2.WatchMigrationResponse | None] = asyncio.Queue(QUEUE_EVENTS)
 
     def push(self, event: job_pb2.WatchMigrationResponse) -> None:
+        if event.WhichOneof("event") == "state":
+            if event.state.status == self._status:
+                return
+            self._status = event.state.status
         try:
             self._queue.put_nowait(event)
         except asyncio.QueueFull:
@@ -120,9 +125,9 @@ class ProgressBoard:
             self.end_watchers(migration_id)
 
     @contextmanager
-    def watching(self, migration_id: str) -> Iterator[Watcher]:
-        """Subscribe for the time of the context; yields the Watcher."""
-        watcher = Watcher()
+    def watching(self, migration_id: str, status: str) -> Iterator[Watcher]:
+        """Subscribe, with the migration's ``status`` of this moment, for the time of the context."""
+        watcher = Watcher(status)
         self._watchers.setdefault(migration_id, set()).add(watcher)
         try:
             yield watcher
