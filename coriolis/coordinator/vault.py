@@ -144,4 +144,6 @@ def masked(connection_info: dict[str, Any], schema: dict[str, Any]) -> dict[str,
 def _masked_member(value: Any, schema: dict[str, Any] | None) -> Any:
     if schema is None or schema.get("writeOnly"):
         return MASK
+    if isinstance(value, list):
+        return [_masked_member(one, schema.get("items")) for one in value]
     return masked(value, schema) if isinstance(value, dict) else value

@@ -117,6 +117,10 @@ class Inventory(Protocol):
 
     async def list_flavors(self) -> list[Named]: ...
 
+    async def configuration(self) -> CloudConfiguration:
+        """What there is besides machines; ``coriolis.model.network_mapping`` compares."""
+        ...
+
 
 @runtime_checkable
 class ExaminesInstances(Protocol):
@@ -125,13 +129,6 @@ class ExaminesInstances(Protocol):
     async def examine(self, instance_id: str) -> list[Finding]:
         """``instance_id`` is ``MachineSpec.id``. Reads metadata only."""
         ...
-
-
-@runtime_checkable
-class DescribesConfiguration(Protocol):
-    """An ``Inventory`` that tells what its cloud has besides machines; ``coriolis.model.network_mapping`` compares."""
-
-    async def configuration(self) -> CloudConfiguration: ...
 
 
 class SnapshotSource(Protocol):

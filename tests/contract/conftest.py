@@ -75,7 +75,6 @@ def vsphere() -> Iterator[VsphereSite]:
 @pytest.fixture(scope="session")
 def openstack(whole_cloud: Cloud) -> Iterator[Any]:
     # the SDK is imported by those who have it
-    import coriolis.keystone  # noqa: F401  # before the SDK
     from tests.contract.openstack_origin import openstack_servers
 
     with openstack_servers(whole_cloud) as servers:
@@ -84,7 +83,6 @@ def openstack(whole_cloud: Cloud) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def openstack_ceph(ceph_cloud: tuple[Cloud, Ceph]) -> Iterator[Any]:
-    import coriolis.keystone  # noqa: F401  # before the SDK
     from tests.contract.openstack_origin import openstack_servers
 
     cloud, ceph = ceph_cloud

@@ -1,7 +1,6 @@
 """OpenStack origins for the contract suite: servers of the lab's real cloud that stay in their firmware.
 
-They are made once and serve all tests; nobody but the tests writes to their disks, so the bytes are known. Import
-``coriolis.keystone`` before this.
+They are made once and serve all tests; nobody but the tests writes to their disks, so the bytes are known.
 """
 
 from __future__ import annotations

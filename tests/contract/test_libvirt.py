@@ -27,7 +27,7 @@ from coriolis.errors import (
 from coriolis.ids import derived_id, new_id
 from coriolis.model.machine import Devices, Disk, MachineSpec, Nic
 from coriolis.model.resource import InstanceRequest, Tag, VolumeRequest
-from coriolis.providers.base import Connection, DescribesConfiguration, SnapshotSource
+from coriolis.providers.base import Connection, SnapshotSource
 from coriolis.providers.libvirt.provider import LibvirtProvider
 from tests.contract.case import BLOCK, SIZE, make_image, sample_disk
 from tests.contract.site import Site, guest_write
@@ -51,8 +51,6 @@ def source(connection: Connection) -> SnapshotSource:
 
 
 async def test_networks_and_pools_are_described(site: Site, connection: Connection) -> None:
-    inventory = connection.inventory
-    assert isinstance(inventory, DescribesConfiguration)
     network = site.connection.networkDefineXML(
         "<network><name>survey</name><forward mode='nat'/><bridge name='virbr77'/><ip address='10.77.0.1' prefix='24'>"
         "<dhcp><range start='10.77.0.10' end='10.77.0.20'/></dhcp></ip></network>"
@@ -62,7 +60,7 @@ async def test_networks_and_pools_are_described(site: Site, connection: Connecti
         f"<pool type='dir'><name>idle</name><target><path>{path}</path></target></pool>"
     )
     try:
-        found = await inventory.configuration()
+        found = await connection.inventory.configuration()
     finally:
         network.undefine()
         pool.undefine()

@@ -12,6 +12,7 @@ import pytest
 
 from coriolis.errors import ChangeLogLost, NotFound
 from coriolis.model.finding import Severity
+from coriolis.providers.base import ExaminesInstances
 from coriolis.providers.surroundings import CinderAccess, Surroundings
 from tests.contract.case import BLOCK, Origin
 from tests.contract.test_openstack_origin import NAME, killed
@@ -61,7 +62,8 @@ async def test_disks_in_ceph_beside_others(
     (shared, in_ceph), ceph = origin.truth, ceph_cloud[1]
     assert origin.write is not None
     async with origin.provider.connect(origin.connection_info, origin.surroundings) as connection:
-        findings: Any = await connection.inventory.examine(origin.instance)  # type: ignore[attr-defined]
+        assert isinstance(connection.inventory, ExaminesInstances)
+        findings = await connection.inventory.examine(origin.instance)
         found = {(one.code, one.disk_id): one.severity for one in findings}
         assert found[("read_from_ceph", in_ceph)] is Severity.INFO
         assert found[("not_read_from_ceph", shared)] is Severity.WARNING
@@ -102,7 +104,8 @@ async def test_a_key_that_does_not_serve_costs_nothing_but_speed(mixed: tuple[Or
     wrong = {**origin.connection_info["ceph"], "user": "nobody"}
     info = {**origin.connection_info, "ceph": wrong}
     async with origin.provider.connect(info, origin.surroundings) as connection:
-        findings: Any = await connection.inventory.examine(origin.instance)  # type: ignore[attr-defined]
+        assert isinstance(connection.inventory, ExaminesInstances)
+        findings = await connection.inventory.examine(origin.instance)
         said = [str(one) for one in findings if one.code == "not_read_from_ceph"]
         assert len(said) == 2
         assert all("refuses client.nobody: check ceph.user and ceph.key" in one for one in said)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,27 +11,13 @@ from coriolis.providers.openstack.rest import ask, listed
 from coriolis.rpc.gen.coriolis.v1 import job_pb2
 from tests.contract.openstack_destination import FLAVOR, NETWORK, Project
 from tests.fault.mesh import Mesh, endpoint, summary
+from tests.integration.guest_with_macs import GUEST, macs_inside, put_in
 from tests.integration.openstack_project import Trial
-from tests.lab.phony_disk import ROOT_AT, make_plain
+from tests.lab.phony_disk import ROOT_AT
 from tests.lab.phony_distros import MACS
 
 SHARED = "private"
 """Somebody else's: a project without the role advsvc may not state a MAC in it (Neutron's create_port:mac_address)."""
-GUEST = "ubuntu2204"
-NAMES = ("ens192", "ens224")
-DESCRIPTION = f"""name = "{GUEST}"
-num_cpu = 1
-memory_mb = 128
-[[disks]]
-file = "disk.raw"
-format = "raw"
-[[nics]]
-network_name = "one"
-mac_address = "{MACS[0]}"
-[[nics]]
-network_name = "two"
-mac_address = "{MACS[1]}"
-"""
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.openstack,
@@ -62,8 +46,7 @@ async def test_a_converted_guest_knows_its_new_mac(project: Project, tmp_path: P
     """``fails``: the conversion does, and what was reserved for the machine goes again."""
     origin = tmp_path / "origin"
     origin.mkdir()
-    await asyncio.to_thread(make_plain, GUEST, origin / "disk.raw")
-    (origin / f"{GUEST}.toml").write_text(DESCRIPTION)
+    await put_in(origin, ("one", "two"))
     if fails:
         with (origin / "disk.raw").open("r+b") as disk:
             disk.seek(ROOT_AT)
@@ -96,12 +79,7 @@ async def test_a_converted_guest_knows_its_new_mac(project: Project, tmp_path: P
     assert macs["1"] == MACS[1]
     (volume,) = listed(project.own, "block_storage", "/volumes", "volumes")
     (file,) = project.mount_dir.glob(f"*/volume-{volume['id']}")
-    for number, name in enumerate(NAMES):
-        link = f"cat /etc/systemd/network/10-coriolis-{name}.link"
-        done = subprocess.run(  # noqa: ASYNC221  # nothing else runs in this test any more
-            ["debugfs", "-R", link, f"{file}?offset={ROOT_AT}"], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert f"MACAddress={macs[str(number)]}\n" in done.stdout, done.stderr
+    assert await macs_inside(file) == [macs["0"], macs["1"]]
     for port in ports:
         if port["name"].startswith("coriolis-"):
             ask(project.own, "network", "DELETE", f"/ports/{port['id']}")

@@ -41,12 +41,6 @@ from tests.integration.vsphere_import import (
 from tests.lab.vcsim import Simulator, vcsim
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with vcsim() as running:
-        yield running
-
-
 def of_kind(config: dict[str, Any], kind: Any) -> list[Any]:
     return [device for device in config["config.hardware.device"] if isinstance(device, kind)]
 

@@ -6,7 +6,6 @@ vcsim behind the lab's proxy: frozen snapshots, leases' time limits and all faul
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,29 +22,14 @@ from tests.integration.vsphere_frozen import (
     disk_of,
     frozen,
     read_all,
-    shorten_waits,
     source_of,
 )
 from tests.lab.vsphere_site import Site, vsphere_site
 
 
-@pytest.fixture(scope="module")
-def running_site() -> Iterator[Site]:
-    with vsphere_site() as running:
-        yield running
-
-
 @pytest.fixture
-def site(running_site: Site) -> Iterator[Site]:
-    running_site.vcenter.folder_locks = "none"
-    yield running_site
-    running_site.faults.clear()
-    running_site.lease_timeout(300)
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    shorten_waits(monkeypatch)
+def site(impatient_vsphere: Site) -> Site:
+    return impatient_vsphere
 
 
 @pytest.mark.parametrize("way", WAYS)

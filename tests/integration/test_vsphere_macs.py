@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from coriolis.providers.vmware_vsphere.properties import all_of
 from coriolis.providers.vmware_vsphere.session import Session
 from coriolis.rpc.gen.coriolis.v1 import job_pb2
 from tests.fault.mesh import Mesh, endpoint, summary
+from tests.integration.guest_with_macs import GUEST, macs_inside, put_in
 from tests.integration.vsphere_import import (
     Told,
     config_of,
@@ -31,33 +29,11 @@ from tests.integration.vsphere_import import (
     spec_of,
     staged,
 )
-from tests.lab.phony_disk import ROOT_AT, make_plain
 from tests.lab.phony_distros import MACS
-from tests.lab.vcsim import Simulator, vcsim
+from tests.lab.vcsim import Simulator
 
 RESERVED = "00:0c:29:00:00:01"
 """The third NIC's of ``spec_of``, as an ESXi host generates them."""
-GUEST = "ubuntu2204"
-NAMES = ("ens192", "ens224")
-DESCRIPTION = f"""name = "{GUEST}"
-num_cpu = 1
-memory_mb = 128
-[[disks]]
-file = "disk.raw"
-format = "raw"
-[[nics]]
-network_name = "lan"
-mac_address = "{MACS[0]}"
-[[nics]]
-network_name = "lan"
-mac_address = "{MACS[1]}"
-"""
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with vcsim() as running:
-        yield running
 
 
 def cards(config: dict[str, Any]) -> list[Any]:
@@ -154,8 +130,7 @@ async def test_a_converted_guest_knows_its_new_mac(simulator: Simulator, tmp_pat
     origin, staging = tmp_path / "origin", tmp_path / "staging"
     origin.mkdir()
     staging.mkdir()
-    await asyncio.to_thread(make_plain, GUEST, origin / "disk.raw")
-    (origin / f"{GUEST}.toml").write_text(DESCRIPTION)
+    await put_in(origin, ("lan", "lan"))
     info = simulator.connection_info()
     target = {"cluster": "DC0_C0", "datastore": "LocalDS_0", "network_map": {"lan": "VM Network"}}
     request = job_pb2.CreateMigrationRequest(
@@ -172,12 +147,8 @@ async def test_a_converted_guest_knows_its_new_mac(simulator: Simulator, tmp_pat
     async with connect(info, staging) as connection:
         machine = await connection.inventory.get_instance(GUEST)
     disk = await datastore_directory(info) / GUEST / f"{GUEST}-flat.vmdk"
-    for nic, was, name in zip(machine.devices.nics, MACS, NAMES, strict=True):
+    for nic, was in zip(machine.devices.nics, MACS, strict=True):
         assert nic.mac_address != was
         assert any(f"{was} from outside: the NIC on lan gets {nic.mac_address}" in one for one in said)
-        link = f"cat /etc/systemd/network/10-coriolis-{name}.link"
-        done = subprocess.run(  # noqa: ASYNC221  # nothing else runs in this test any more
-            ["debugfs", "-R", link, f"{disk}?offset={ROOT_AT}"], capture_output=True, text=True, timeout=60, check=True
-        )
-        assert f"MACAddress={nic.mac_address}\n" in done.stdout, done.stderr
+    assert await macs_inside(disk) == [nic.mac_address for nic in machine.devices.nics]
     assert not [one for one in staging.rglob("*") if one.is_file()], "what was noted of the addresses is gone too"

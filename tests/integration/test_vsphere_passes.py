@@ -6,12 +6,13 @@ vcsim behind the lab's proxy: change tracking, frozen snapshots and all faults a
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 
 from coriolis.errors import ChangeLogLost, NotFound
-from coriolis.model.disk import Extent
+from coriolis.model.disk import Extent, Snapshot
+from coriolis.providers.base import ExaminesInstances, SnapshotSource
 from tests.integration.vsphere_frozen import (
     FIRST,
     MIB,
@@ -24,29 +25,21 @@ from tests.integration.vsphere_frozen import (
     disk_of,
     frozen,
     read_all,
-    shorten_waits,
     source_of,
 )
-from tests.lab.vsphere_site import LabDisk, Site, vsphere_site
-
-
-@pytest.fixture(scope="module")
-def running_site() -> Iterator[Site]:
-    with vsphere_site() as running:
-        yield running
+from tests.lab.vsphere_site import LabDisk, Site
 
 
 @pytest.fixture
-def site(running_site: Site) -> Iterator[Site]:
-    running_site.vcenter.folder_locks = "none"
-    yield running_site
-    running_site.faults.clear()
-    running_site.lease_timeout(300)
+def site(impatient_vsphere: Site) -> Site:
+    return impatient_vsphere
 
 
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    shorten_waits(monkeypatch)
+async def read_while(source: SnapshotSource, snapshot: Snapshot, happens: Callable[[], None]) -> None:
+    """Raises what leaving the reader does."""
+    async with source.open_reader(snapshot, disk_of(snapshot)) as reader:
+        assert await reader.read_at(0, MIB) == content()[:MIB]
+        happens()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -54,10 +47,8 @@ async def test_a_snapshot_removed_behind_our_back_is_noticed(site: Site, way: st
     """What was read may be of two moments; whoever asked must not take it for the snapshot."""
     name = f"behind {way}"
     async with frozen(site, name, way) as (source, snapshot):
-        with pytest.raises(NotFound, match="is gone"):  # noqa: PT012 - leaving the context is what raises
-            async with source.open_reader(snapshot, disk_of(snapshot)) as reader:
-                await reader.read_at(0, MIB)
-                site.remove_snapshot_behind(name, FIRST)
+        with pytest.raises(NotFound, match="is gone"):
+            await read_while(source, snapshot, lambda: site.remove_snapshot_behind(name, FIRST))
         with pytest.raises(NotFound):
             [extent async for extent in source.allocated_extents(snapshot, disk_of(snapshot))]
         another = await source.create_snapshot(snapshot.instance_id, FIRST, None)
@@ -71,11 +62,13 @@ async def test_a_stopped_machine_that_is_started_while_it_is_read(site: Site) ->
         source = source_of(connection)
         snapshot = await source.create_snapshot(identity, FIRST, None)
         assert site.snapshots("started") == [], "a machine that is off needs none"
-        with pytest.raises(NotFound, match="started meanwhile"):  # noqa: PT012 - leaving the context is what raises
-            async with source.open_reader(snapshot, disk_of(snapshot)) as reader:
-                assert await reader.read_at(0, MIB) == content()[:MIB]
-                site.power("started", True)
-                site.power("started", False)
+
+        def start_and_stop() -> None:
+            site.power("started", True)
+            site.power("started", False)
+
+        with pytest.raises(NotFound, match="started meanwhile"):
+            await read_while(source, snapshot, start_and_stop)
         again = await source.create_snapshot(identity, FIRST, None)
         assert again.identity != snapshot.identity
         async with source.open_reader(again, disk_of(again)) as reader:
@@ -205,7 +198,8 @@ async def test_a_machine_with_somebodys_snapshot(site: Site) -> None:
     now = site.guest_content("theirs")
     async with connected(site) as connection:
         inventory, source = connection.inventory, source_of(connection)
-        found = {one.code: one for one in await inventory.examine(identity)}  # type: ignore[attr-defined]
+        assert isinstance(inventory, ExaminesInstances)
+        found = {one.code: one for one in await inventory.examine(identity)}
         assert {"has_snapshots", "change_tracking_off"} <= found.keys()
         snapshot = await source.create_snapshot(identity, FIRST, None)
         assert not snapshot.change_base

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,16 +18,10 @@ from coriolis.providers.vmware_vsphere.folder_reader import Endpoint, folder_pat
 from coriolis.providers.vmware_vsphere.inventory import machines
 from coriolis.providers.vmware_vsphere.properties import all_of
 from coriolis.providers.vmware_vsphere.session import Session
-from tests.lab.vcsim import Simulator, vcsim
+from tests.lab.vcsim import Simulator
 
 NAME = "coriolis-00000000-pass-1"
 SIZE = 9 * (1 << 20) + 512
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with vcsim() as running:
-        yield running
 
 
 @pytest_asyncio.fixture

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,11 @@ from coriolis.providers.base import Page
 from coriolis.providers.surroundings import Surroundings
 from coriolis.providers.vmware_vsphere.properties import all_of
 from coriolis.providers.vmware_vsphere.provider import VsphereConnection, VsphereProvider
-from tests.lab.vcsim import PASSWORD, USER, Simulator, vcsim
+from tests.lab.vcsim import PASSWORD, USER, Simulator
 
 NAME = "coriolis-00000000-0000-0000-0000-000000000000-0-pass-1"
 PHONY = Path(__file__).parents[1] / "lab" / "phony_nbdkit_vddk"
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with vcsim() as running:
-        yield running
 
 
 @pytest.fixture

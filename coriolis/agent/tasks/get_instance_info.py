@@ -11,7 +11,6 @@ from coriolis.agent.tasks.endpoint import open_endpoint
 from coriolis.errors import InvalidInput
 from coriolis.model.machine import to_document
 from coriolis.model.network_mapping import needed
-from coriolis.providers.base import DescribesConfiguration
 from coriolis.providers.registry import load_provider
 
 MAX_DISKS = 60
@@ -21,8 +20,7 @@ async def run(context: TaskContext) -> dict[str, Any]:
     """``export_info``: the machine's description. Raises NotFound, Conflict for an ambiguous name."""
     async with open_endpoint(context) as connection:
         spec = await connection.inventory.get_instance(context.assignment.instance)
-        describes = load_provider(context.assignment.provider).capabilities.describes_subnets
-        if describes and isinstance(connection.inventory, DescribesConfiguration):
+        if load_provider(context.assignment.provider).capabilities.describes_subnets:
             described = needed([spec], await connection.inventory.configuration())
             spec = msgspec.structs.replace(spec, configuration=described)
     disks = spec.devices.disks

@@ -9,10 +9,9 @@ import msgspec
 from coriolis.agent.assignment import TaskContext
 from coriolis.agent.tasks.endpoint import open_endpoint
 from coriolis.model.environment import COMMON_DESTINATION
-from coriolis.model.network import CloudConfiguration, Network, StorageType
 from coriolis.model.network_mapping import Takes
 from coriolis.model.survey import surveyed
-from coriolis.providers.base import DescribesConfiguration, Inventory, Provider
+from coriolis.providers.base import Provider
 from coriolis.providers.registry import load_provider
 
 
@@ -20,11 +19,7 @@ async def run(context: TaskContext) -> dict[str, Any]:
     """``survey``: ``coriolis.model.survey.Surveyed``."""
     asked = context.assignment.results["survey_request"]
     async with open_endpoint(context) as connection:
-        inventory = connection.inventory
-        if isinstance(inventory, DescribesConfiguration):
-            found = await inventory.configuration()
-        else:
-            found = await names_only(inventory)
+        found = await connection.inventory.configuration()
     provider = load_provider(context.assignment.provider)
     detail: Literal["full", "names"] = "full" if provider.capabilities.describes_subnets else "names"
     takes = takes_of(provider) if asked["side"] == "destination" else None
@@ -36,15 +31,6 @@ async def run(context: TaskContext) -> dict[str, Any]:
     if told.left_out:
         context.event(f"{told.left_out} of them are left out: they are more than a survey holds", "WARNING")
     return {"survey": msgspec.to_builtins(told)}
-
-
-async def names_only(inventory: Inventory) -> CloudConfiguration:
-    """Of a cloud that does not describe its configuration."""
-    networks, storage = await inventory.list_networks(), await inventory.list_storage()
-    return CloudConfiguration(
-        networks=tuple(Network(one.name, one.id) for one in networks),
-        storage_types=tuple(StorageType(one.name, one.id) for one in storage),
-    )
 
 
 def takes_of(provider: Provider) -> Takes:

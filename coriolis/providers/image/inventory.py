@@ -98,7 +98,7 @@ def _from_ova(directory: str, path: str, instance_id: str) -> Entry:
 
 
 class ImageInventory:
-    """Meets ``Inventory``, ``DescribesConfiguration``. Networks are the names that descriptions use."""
+    """Meets ``Inventory``. Networks are the names that descriptions use."""
 
     def __init__(self, directory: str, max_size: int = DEFAULT_MAX_SIZE_BYTES) -> None:
         self._directory, self._max_size = directory, max_size

@@ -78,7 +78,7 @@ def pool_details(pool: Any) -> tuple[str, str]:
 
 
 class LibvirtInventory:
-    """Meets ``Inventory``, ``DescribesConfiguration``. Instances are found by name or UUID: both are unique."""
+    """Meets ``Inventory``. Instances are found by name or UUID: both are unique."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -43,7 +43,7 @@ SORTED = {"sort_key": "uuid", "sort_dir": "asc"}
 
 
 class OpenstackInventory:
-    """Meets ``Inventory``, ``ExaminesInstances``, ``DescribesConfiguration``; ids are the services' own."""
+    """Meets ``Inventory``, ``ExaminesInstances``; ids are the services' own."""
 
     def __init__(self, session: Session, ceph: CephCluster | None = None) -> None:
         self._session, self._ceph = session, ceph

@@ -36,7 +36,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class VsphereInventory:
-    """Meets ``Inventory``, ``ExaminesInstances``, ``DescribesConfiguration``; ids are managed objects': ``vm-42``."""
+    """Meets ``Inventory``, ``ExaminesInstances``; ids are managed objects': ``vm-42``."""
 
     def __init__(self, session: Session, *, vddk: bool = False) -> None:
         self._session, self._vddk = session, vddk

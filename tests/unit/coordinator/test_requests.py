@@ -93,3 +93,7 @@ def test_a_secret_below_another_member_is_not_shown_either() -> None:
         "region_name": "R",
         "verify": False,
     }
+    host = {"properties": {"name": {}, "key": {"writeOnly": True}}}
+    schema = {"properties": {"hosts": {"type": "array", "items": host}}}
+    assert masked({"hosts": [{"name": "a", "key": "hunter2"}]}, schema) == {"hosts": [{"name": "a", "key": "***"}]}
+    assert masked({"hosts": ["hunter2"]}, {"properties": {"hosts": {"type": "array"}}}) == {"hosts": ["***"]}
