@@ -67,7 +67,7 @@ async def test_vddk_comes_first_where_the_operator_has_it(simulator: Simulator, 
         assert said[-1] == f"disk {snapshot.disks[0].disk_id}: read by VDDK (nbdkit)"
         (call,) = [json.loads(line) for line in (library / "calls.json").read_text().splitlines()]
         assert (call["user"], call["server"], call["vm"]) == (USER, simulator.host, f"moref={machine}")
-        assert call["thumbprint"] == simulator.thumbprint
+        assert (call["thumbprint"], call["port"]) == (simulator.thumbprint, str(simulator.port))
         assert PASSWORD not in json.dumps(call), "neither in arguments nor in the environment"
 
 

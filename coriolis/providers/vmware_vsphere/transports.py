@@ -153,6 +153,7 @@ class Transports:
         disk = VddkDisk(
             library,
             session.host,
+            session.port,
             self._info["username"],
             thumbprint(certificate, _SHA1_CHARS),
             view.machine.machine,

@@ -35,6 +35,7 @@ class VddkDisk(msgspec.Struct, frozen=True):
 
     library: Path
     server: str
+    port: int
     user: str
     thumbprint: str
     machine: str
@@ -45,8 +46,9 @@ class VddkDisk(msgspec.Struct, frozen=True):
 def command(disk: VddkDisk, socket_path: str, password_fd: int) -> list[str]:
     """Arguments of nbdkit. The password comes through a descriptor: others can read arguments and environments."""
     argv = ["nbdkit", "--foreground", "--exit-with-parent", "--readonly", "--filter=retry", "--unix", socket_path]
-    argv += ["--threads", str(2 * CONNECTIONS), "vddk", f"libdir={disk.library}", f"server={disk.server}"]
-    argv += [f"user={disk.user}", f"password=-{password_fd}", f"thumbprint={disk.thumbprint}"]
+    argv += ["--threads", str(2 * CONNECTIONS), "vddk", f"libdir={disk.library}"]
+    argv += [f"server={disk.server}", f"port={disk.port}", f"thumbprint={disk.thumbprint}"]
+    argv += [f"user={disk.user}", f"password=-{password_fd}"]
     argv += [f"vm=moref={disk.machine}", *([f"snapshot={disk.snapshot}"] if disk.snapshot else [])]
     return [*argv, "transports=file:san:hotadd:nbdssl:nbd", f"file={disk.file}"]
 

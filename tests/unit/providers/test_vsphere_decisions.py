@@ -145,20 +145,21 @@ def test_or_by_its_file_or_by_its_place() -> None:
 
 
 def test_the_password_is_in_no_argument() -> None:
-    one = VddkDisk(Path("/opt/vddk"), "vc", "root", "AA:BB", "vm-1", "snapshot-2", "[ds 1] a b/a b.vmdk")
+    one = VddkDisk(Path("/opt/vddk"), "vc", 8443, "root", "AA:BB", "vm-1", "snapshot-2", "[ds 1] a b/a b.vmdk")
     argv = command(one, "/run/s", 7)
     assert argv[argv.index("vddk") + 1 :] == [
         "libdir=/opt/vddk",
         "server=vc",
+        "port=8443",
+        "thumbprint=AA:BB",
         "user=root",
         "password=-7",
-        "thumbprint=AA:BB",
         "vm=moref=vm-1",
         "snapshot=snapshot-2",
         "transports=file:san:hotadd:nbdssl:nbd",
         "file=[ds 1] a b/a b.vmdk",
     ]
-    off = command(VddkDisk(Path("/opt/vddk"), "vc", "root", "AA:BB", "vm-1", "", "[ds] f.vmdk"), "/run/s", 7)
+    off = command(VddkDisk(Path("/opt/vddk"), "vc", 8443, "root", "AA:BB", "vm-1", "", "[ds] f.vmdk"), "/run/s", 7)
     assert not any(option.startswith("snapshot=") for option in off)
 
 
