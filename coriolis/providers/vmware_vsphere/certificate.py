@@ -60,16 +60,17 @@ def thumbprint(certificate: bytes, length: int) -> str:
     return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))
 
 
-def fetch_certificate(host: str, port: int) -> bytes:
-    """The certificate (DER) that a server shows, unverified. Blocking. Raises Unavailable."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+def fetch_certificate(host: str, port: int, trust: Trust) -> bytes:
+    """The certificate (DER) that a server shows now. Blocking. Raises Denied when it is not trusted, Unavailable."""
+    context = trust.context()
     try:
         with (
             socket.create_connection((host, port), CONNECT_TIMEOUT_S) as raw,
             context.wrap_socket(raw, server_hostname=host) as connection,
         ):
             return connection.getpeercert(binary_form=True) or b""
+    except ssl.SSLCertVerificationError as error:
+        raise Denied(f"{host}:{port} shows a certificate that is not trusted ({error.verify_message})") from error
     except OSError as error:
         raise Unavailable(f"{host}:{port} cannot be reached: {error}") from error
 

@@ -149,7 +149,8 @@ class Transports:
     async def _vddk(self, view: View) -> AsyncIterator[BlockReader]:
         session, library = self._session, self._around.vddk_dir
         assert library is not None
-        certificate = await session.run(lambda _: fetch_certificate(session.host, session.port))
+        # the library sends the password to whoever has this certificate
+        certificate = await session.run(lambda _: fetch_certificate(session.host, session.port, session.trust))
         disk = VddkDisk(
             library,
             session.host,

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from coriolis.errors import CoriolisError, Denied, InvalidInput, QuotaExceeded, Throttled, TimedOut, Unavailable
 from coriolis.providers.vmware_vsphere import disk_upload
+from coriolis.providers.vmware_vsphere.certificate import Trust, fetch_certificate, thumbprint
 from coriolis.providers.vmware_vsphere.disk_upload import DiskUpload
 
 Serve = Callable[[ssl.SSLSocket], None]
@@ -181,3 +183,18 @@ def test_only_https() -> None:
     for url in ("http://esx1/nfc/1/d.vmdk", "file:///etc/passwd", "nonsense"):
         with pytest.raises(InvalidInput, match="not HTTPS"):
             DiskUpload({"host": "h"}, url, "")
+
+
+def test_a_certificate_that_others_are_told_to_trust_is_verified(
+    certificate: Path, phony_host: Callable[[Serve], str]
+) -> None:
+    """VDDK sends the password to whoever has it: who comes between login and reading must not name his own."""
+    pem = certificate.read_text()[certificate.read_text().index("-----BEGIN CERT") :]
+    for trust in (Trust(ca=pem), Trust(only=ssl.PEM_cert_to_DER_cert(pem)), Trust(anything=True)):
+        port = urlsplit(phony_host(lambda _: None)).port
+        assert port is not None
+        assert thumbprint(fetch_certificate("localhost", port, trust), 59) == thumbprint_of(certificate)
+    port = urlsplit(phony_host(lambda _: None)).port
+    assert port is not None
+    with pytest.raises(Denied, match="not trusted"):
+        fetch_certificate("localhost", port, Trust())
