@@ -15,7 +15,8 @@ from coriolis.errors import Conflict
 from coriolis.providers.vmware_vsphere.properties import some
 from coriolis.providers.vmware_vsphere.snapshots import FrozenMachine, frozen_disks, machine
 
-POWERED_ON = "VmPoweredOnEvent"
+POWERED_ON = ("VmPoweredOnEvent", "DrsVmPoweredOnEvent", "VmRestartedOnAlternateHostEvent")
+"""A vCenter goes by exact names: in a cluster with DRS only the second one is written."""
 MAX_EVENTS = 100
 _PATHS = ["runtime.powerState", "config.hardware.device"]
 
@@ -44,14 +45,14 @@ def hold(content: Any, instance_id: str) -> FrozenMachine:
     values = next(some(content, [vm], _PATHS))[1]
     if str(values.get("runtime.powerState")) != "poweredOff":
         raise Conflict(f"machine {instance_id} was started while its disks were read as those of a stopped one")
-    return FrozenMachine(instance_id, "", _last_start(content, vm), frozen_disks(values["config.hardware.device"]))
+    return FrozenMachine(instance_id, "", last_start(content, vm), frozen_disks(values["config.hardware.device"]))
 
 
-def _last_start(content: Any, vm: Any) -> str:
+def last_start(content: Any, vm: Any) -> str:
     """Identifies the last time the machine was powered on, as far as the endpoint remembers."""
     chosen = vim.event.EventFilterSpec(
         entity=vim.event.EventFilterSpec.ByEntity(entity=vm, recursion="self"),
-        eventTypeId=[POWERED_ON],
+        eventTypeId=list(POWERED_ON),
         maxCount=MAX_EVENTS,
     )
     events = content.eventManager.QueryEvents(chosen) or []

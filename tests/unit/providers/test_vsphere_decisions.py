@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from coriolis.model.finding import Severity
 from coriolis.providers.vmware_vsphere.change_tracking import areas, comparable, with_holes
 from coriolis.providers.vmware_vsphere.export_lease import disk_url
 from coriolis.providers.vmware_vsphere.findings import findings
+from coriolis.providers.vmware_vsphere.held import last_start
 from coriolis.providers.vmware_vsphere.place import Place
 from coriolis.providers.vmware_vsphere.snapshots import FrozenDisk, FrozenMachine
 from coriolis.providers.vmware_vsphere.transports import View, flat_file, no_ranges
@@ -225,3 +227,28 @@ def test_holes_are_what_is_between() -> None:
         Extent(20, 10, hole),
     ]
     assert list(with_holes([], 5, 5)) == []
+
+
+class PhonyEvents:
+    """Of one machine, found by the exact names of their types, as a vCenter does; vcsim matches base types too."""
+
+    def __init__(self, *events: Any) -> None:
+        self.events = events
+
+    def QueryEvents(self, chosen: Any) -> list[Any]:  # noqa: N802 - the API's name
+        return [one for one in self.events if type(one).__name__.rpartition(".")[2] in chosen.eventTypeId]
+
+
+@pytest.mark.parametrize(
+    "kind", [vim.event.VmPoweredOnEvent, vim.event.DrsVmPoweredOnEvent, vim.event.VmRestartedOnAlternateHostEvent]
+)
+def test_whoever_started_a_machine_its_disks_count_as_changed(kind: Any) -> None:
+    vm = vim.VirtualMachine("vm-1")
+    before = kind(key=1, createdTime=datetime(2026, 11, 1, tzinfo=UTC))
+    again = kind(key=2, createdTime=datetime(2026, 11, 2, tzinfo=UTC))
+    off = vim.event.VmPoweredOffEvent(key=3, createdTime=datetime(2026, 11, 3, tzinfo=UTC))
+    states = [
+        last_start(SimpleNamespace(eventManager=PhonyEvents(*events)), vm)
+        for events in ((off,), (before, off), (before, again, off))
+    ]
+    assert len(set(states)) == 3
