@@ -10,7 +10,7 @@ from pyVmomi import vim
 from coriolis.providers.vmware_vsphere.certificate import tls_context
 from coriolis.providers.vmware_vsphere.properties import all_of, some
 from coriolis.providers.vmware_vsphere.session import Session
-from coriolis.providers.vmware_vsphere.snapshots import wait
+from coriolis.providers.vmware_vsphere.tasks import wait
 
 VSPHERE_ENVIRONMENT = {
     "cluster": "DC0_C0",

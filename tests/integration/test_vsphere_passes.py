@@ -5,6 +5,7 @@ vcsim behind the lab's proxy: change tracking, frozen snapshots and all faults a
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ import pytest
 from coriolis.errors import ChangeLogLost, NotFound
 from coriolis.model.disk import Extent, Snapshot
 from coriolis.providers.base import ExaminesInstances, SnapshotSource
+from coriolis.providers.vmware_vsphere import tasks
 from tests.integration.vsphere_frozen import (
     FIRST,
     MIB,
@@ -233,6 +235,43 @@ async def test_a_stubborn_guest_is_powered_off(site: Site) -> None:
         assert await connection.power.power_state(identity) == "stopped"
         await connection.power.start(identity)
         assert site.is_running("stubborn")
+
+
+async def test_a_snapshot_that_a_dead_agent_asked_for_is_removed_when_it_comes(site: Site) -> None:
+    """vCenter works on when the agent is gone; the clean-up looked before there was anything to see."""
+    identity = site.add_machine("late", [SIZE], running=True)
+    async with connected(site, change_tracking="as_is") as dead, connected(site) as another:
+        site.vcenter.simulator.command("task_delay", id="CreateSnapshotEx", millis=2000)
+        try:
+            asked = asyncio.create_task(source_of(dead).create_snapshot(identity, FIRST, None))
+            await asyncio.sleep(1)
+            assert site.snapshots("late") == [], "it is not there yet"
+            await source_of(another).delete_change_base(identity, FIRST)
+        finally:
+            site.vcenter.simulator.command("task_delay", id="CreateSnapshotEx", millis=0)
+        await asyncio.gather(asked, return_exceptions=True)
+    assert site.snapshots("late") == []
+
+
+async def test_a_machine_that_vsphere_works_on_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DRS moves it, or another's backup freezes it: that ends, and is no reason to end a job or to leave a snapshot."""
+    monkeypatch.setattr(tasks, "BUSY_POLL_S", 0.05)
+    identity = site.add_machine("busy", [SIZE], running=True, cbt=True)
+    async with connected(site) as connection:
+        source = source_of(connection)
+        for method in ("CreateSnapshot_Task", "ReconfigVM_Task", "RemoveSnapshot_Task"):
+            site.faults.soap(method, "TaskInProgress", times=3, inner='<task type="Task">task-1</task>')
+        snapshot = await source.create_snapshot(identity, FIRST, None)
+        assert snapshot.change_base, "its change ids were kept"
+        await source.delete_snapshot(identity, FIRST)
+        site.faults.soap("ReconfigVM_Task", "TaskInProgress", times=3, inner='<task type="Task">task-1</task>')
+        await source.delete_change_base(identity, FIRST)
+        assert await source.find_snapshots(identity) == []
+        assert connection.power is not None
+        site.faults.soap("PowerOffVM_Task", "TaskInProgress", times=3, inner='<task type="Task">task-1</task>')
+        await connection.power.power_off(identity)
+    assert site.faults.pending() == 0
+    assert not site.is_running("busy")
 
 
 async def test_an_agent_that_died_between_two_snapshots_is_cleaned_up_after(site: Site) -> None:

@@ -16,7 +16,7 @@ from pyVmomi import vim, vmodl
 from coriolis.errors import ChangeLogLost, Corrupt
 from coriolis.model.disk import Extent, ExtentKind
 from coriolis.providers.vmware_vsphere.properties import some
-from coriolis.providers.vmware_vsphere.tasks import wait
+from coriolis.providers.vmware_vsphere.tasks import run
 
 KEY_PREFIX = "coriolis.change."
 ALLOCATED = "*"
@@ -54,7 +54,7 @@ def enable(content: Any, vm: Any) -> bool:
         or values.get("snapshot.currentSnapshot") is not None
     ):
         return False
-    wait(content, vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)))
+    run(content, lambda: vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)))
     return True
 
 
@@ -99,7 +99,7 @@ def _extra(content: Any, vm: Any) -> dict[str, str]:
 
 def _set(content: Any, vm: Any, key: str, value: str) -> None:
     option = vim.option.OptionValue(key=key, value=value)
-    wait(content, vm.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[option])))
+    run(content, lambda: vm.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[option])))
 
 
 # -- areas ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from coriolis.providers.vmware_vsphere.machine_spec import power_state_of
 from coriolis.providers.vmware_vsphere.properties import some
 from coriolis.providers.vmware_vsphere.session import Session
 from coriolis.providers.vmware_vsphere.snapshots import machine
-from coriolis.providers.vmware_vsphere.tasks import wait
+from coriolis.providers.vmware_vsphere.tasks import run
 
 POLL_S = 1.0
 ASK_AGAIN_S = 30.0
@@ -68,7 +68,7 @@ def _turn(content: Any, instance_id: str, *, on: bool) -> None:
     if _state(content, instance_id) == wanted:
         return
     try:
-        wait(content, vm.PowerOnVM_Task() if on else vm.PowerOffVM_Task(), TASK_TIMEOUT_S - 60)
+        run(content, vm.PowerOnVM_Task if on else vm.PowerOffVM_Task, TASK_TIMEOUT_S - 60)
     except vim.fault.InvalidPowerState:
         if _state(content, instance_id) != wanted:
             raise  # otherwise somebody else was quicker

@@ -7,6 +7,7 @@ has none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,10 +16,11 @@ from pyVmomi import vim, vmodl
 from coriolis.errors import Conflict, NotFound
 from coriolis.providers.vmware_vsphere.machine_spec import disks_of, kind_of, size_of
 from coriolis.providers.vmware_vsphere.properties import some
-from coriolis.providers.vmware_vsphere.tasks import wait
+from coriolis.providers.vmware_vsphere.tasks import let_end, run
 
 PREFIX = "coriolis-"
 MAX_SNAPSHOTS = 64
+CREATION = "VirtualMachine.createSnapshot"
 _SNAPSHOTS = "snapshot.rootSnapshotList"
 
 
@@ -107,14 +109,15 @@ def by_name(snapshots: Iterable[Any], name: str) -> Any | None:
 def create(content: Any, instance_id: str, name: str) -> FrozenMachine:
     """Freeze all disks, quiesced where the guest's tools can; the one of that name if it stands. Blocking."""
     vm = machine(content, instance_id)
+    let_end(content, vm, CREATION)
     standing = by_name(tree(content, vm), name)
     if standing is None:
         text = "Made by Coriolis to read the disks; removed when they were read."
         try:
             quiet = _can_quiesce(content, vm)
-            wait(content, vm.CreateSnapshot_Task(name=name, description=text, memory=False, quiesce=quiet))
+            run(content, lambda: vm.CreateSnapshot_Task(name=name, description=text, memory=False, quiesce=quiet))
         except (vim.fault.ApplicationQuiesceFault, vim.fault.FilesystemQuiesceFault, vim.fault.ToolsUnavailable):
-            wait(content, vm.CreateSnapshot_Task(name=name, description=text, memory=False, quiesce=False))
+            run(content, lambda: vm.CreateSnapshot_Task(name=name, description=text, memory=False, quiesce=False))
         standing = by_name(tree(content, vm), name)
         if standing is None:
             raise Conflict(f"the snapshot {name} was removed by somebody else as soon as it was made")
@@ -143,14 +146,18 @@ def frozen_disks(devices: Sequence[Any]) -> tuple[FrozenDisk, ...]:
 
 
 def remove(content: Any, instance_id: str, name: str) -> None:
-    """Remove every snapshot of that name and merge its changes; nothing when there is none. Blocking."""
+    """Remove every snapshot of that name and merge its changes; nothing when there is none. Blocking.
+
+    One that a dead agent asked for may still be made: it is waited for, or it would stay for ever.
+    """
     try:
         vm = machine(content, instance_id)
     except NotFound:
         return
-    for standing in [one for one in tree(content, vm) if one.name == name]:
+    let_end(content, vm, CREATION)
+    for taken in [one.snapshot for one in tree(content, vm) if one.name == name]:
         try:
-            wait(content, standing.snapshot.RemoveSnapshot_Task(removeChildren=False, consolidate=True))
+            run(content, partial(taken.RemoveSnapshot_Task, removeChildren=False, consolidate=True))
         except vmodl.fault.ManagedObjectNotFound:
             continue  # somebody else was quicker
 

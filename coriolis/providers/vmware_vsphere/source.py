@@ -86,7 +86,8 @@ class VsphereSource:
     async def _keep(self, instance_id: str, name: str, ids: dict[str, str]) -> bool:
         try:
             await self._session.run(
-                lambda content: change_tracking.keep(content, snapshots.machine(content, instance_id), name, ids)
+                lambda content: change_tracking.keep(content, snapshots.machine(content, instance_id), name, ids),
+                SLOW_S,
             )
         except CoriolisError as error:  # e.g. a template, or a right that is missing: the next pass compares
             log.warning("change ids were not kept", instance=instance_id, snapshot=name, error=error.message)
@@ -112,7 +113,7 @@ class VsphereSource:
                 return
             change_tracking.forget(content, vm, name)
 
-        await self._session.run(forget)
+        await self._session.run(forget, SLOW_S)
 
     async def find_snapshots(self, instance_id: str) -> list[str]:
         def find(content: Any) -> list[str]:

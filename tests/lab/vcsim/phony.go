@@ -23,6 +23,7 @@ type command struct {
 	ID      string `json:"id"`
 	Fail    bool   `json:"fail"`
 	Seconds int32  `json:"seconds"`
+	Millis  int    `json:"millis"`
 	Disks   []disk `json:"disks"`
 }
 
@@ -89,6 +90,10 @@ func (p *phony) run(c *command) (string, error) {
 		p.m.Lock()
 		p.timeout = c.Seconds
 		p.m.Unlock()
+		return "", nil
+	case "task_delay":
+		// without the hand-off of its lock, for a machine's properties can be read while a real vCenter works on it
+		simulator.TaskDelay.MethodDelay = map[string]int{"LockHandoff": 0, c.ID: c.Millis}
 		return "", nil
 	case "lease_entity":
 		return p.entity(c.ID)
