@@ -90,6 +90,26 @@ async def test_a_lease_is_kept_alive_while_its_stream_is_slow(site: Site, monkey
         assert site.count("HttpNfcLeaseProgress") >= 3
 
 
+@pytest.mark.parametrize("fault", ["busy", "expired"])
+async def test_a_lease_outlives_a_failed_sign_of_life(site: Site, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Else one hiccup of a vCenter costs a stream of hours, which starts again from its beginning."""
+    monkeypatch.setattr(export_lease, "TELL_PROGRESS_S", 0.2)
+    site.lease_timeout(1.0)
+    site.faults.slow("GET /nfc", 3 * MIB)
+    async with (
+        frozen(site, f"hiccup {fault}", "export") as (source, snapshot),
+        source.open_reader(snapshot, disk_of(snapshot)) as reader,
+    ):
+        before = site.count("SOAP ExportSnapshot")
+        first = await reader.read_at(0, MIB)
+        if fault == "busy":
+            site.faults.http("SOAP HttpNfcLeaseProgress", 503)
+        else:
+            site.expire_sessions()
+        assert first + (await read_all(reader))[MIB:] == content()
+        assert site.count("SOAP ExportSnapshot") == before + 1
+
+
 async def test_a_lease_that_ended_is_opened_again(site: Site) -> None:
     site.lease_timeout(0.5)
     site.faults.slow("GET /nfc", 4 * MIB, times=1)

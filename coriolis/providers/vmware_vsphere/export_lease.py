@@ -93,10 +93,10 @@ async def disk_batches(session: Session, snapshot_id: str, disk_id: str) -> Asyn
                 yield watched(batches)
         finally:
             alive.cancel()
-            await asyncio.gather(alive, return_exceptions=True)  # a lease that ended shows in the stream
+            await asyncio.gather(alive, return_exceptions=True)
     finally:
         with contextlib.suppress(CoriolisError):
-            await session.run(lambda content: lease.HttpNfcLeaseComplete() if done else lease.HttpNfcLeaseAbort())
+            await session.run(lambda content: _end(_of_login(content, lease), done=done))
 
 
 def _devices(content: Any, snapshot_id: str) -> list[Any]:
@@ -120,10 +120,26 @@ async def _ready(session: Session, lease: Any) -> list[Any]:
 
 
 async def _keep_alive(session: Session, lease: Any) -> None:
-    """Tell progress so that the lease does not end; the server only wants to hear something."""
+    """Tell progress so that the lease does not end; the server only wants to hear something.
+
+    It bears several misses, so a call that fails is no end: that of a lease shows in its stream.
+    """
     while True:
         await asyncio.sleep(TELL_PROGRESS_S)
-        await session.run(lambda content: lease.HttpNfcLeaseProgress(50))
+        with contextlib.suppress(CoriolisError):
+            await session.run(lambda content: _of_login(content, lease).HttpNfcLeaseProgress(50))
+
+
+def _of_login(content: Any, lease: Any) -> Any:
+    """The lease for calls by the present login, which may be another one than made it."""
+    return vim.HttpNfcLease(lease._moId, content.rootFolder._stub)
+
+
+def _end(lease: Any, *, done: bool) -> None:
+    if done:
+        lease.HttpNfcLeaseComplete()
+    else:
+        lease.HttpNfcLeaseAbort()
 
 
 def _order(session: Session, url: Any) -> Order:
