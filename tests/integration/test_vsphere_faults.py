@@ -146,6 +146,18 @@ async def test_refused_extents_are_exported_instead(site: Site) -> None:
     assert "datastore: " in event
 
 
+async def test_a_refusal_takes_no_further_session(site: Site) -> None:
+    """A vCenter has some hundreds of sessions; nobody ends one that was left behind."""
+    site.faults.http("GET /folder", 403, times=None)
+    logins = site.count("SOAP Login ")
+    async with (
+        frozen(site, "no right", "auto") as (source, snapshot),
+        source.open_reader(snapshot, disk_of(snapshot)) as reader,
+    ):
+        assert await reader.read_at(0, MIB) == content()[:MIB]
+    assert site.count("SOAP Login ") == logins + 1
+
+
 async def test_a_single_host_without_a_vcenter(tmp_path: Path) -> None:
     with vsphere_site(esx=True) as host:
         host.vcenter.folder_locks = "none"

@@ -26,6 +26,7 @@ from coriolis.errors import (
 )
 from coriolis.providers.block.calls import MAX_THREADS, Calls
 from coriolis.providers.vmware_vsphere.certificate import Trust, checked_trust
+from coriolis.providers.vmware_vsphere.properties import some
 
 T = TypeVar("T")
 
@@ -117,17 +118,26 @@ class Session:
             return call(self._instance.RetrieveContent())
 
     def cookie(self, stale: str = "") -> str:
-        """Of the login, for HTTP beside the API; of another login when the current one's is ``stale``. Blocking.
+        """Of the login, for HTTP beside the API; of another login when the current one's is ``stale`` and the endpoint
+        has forgotten it: a refusal has other reasons too, and each login takes one of its sessions. Blocking.
 
         Raises Denied, Unavailable.
         """
         try:
             with self._lock:
-                if stale and stale == self._current_cookie():
+                if stale and stale == self._current_cookie() and not self._is_logged_in():
                     self._log_in()
                 return self._current_cookie()
         except (vmodl.MethodFault, http.client.HTTPException, OSError) as error:
             raise from_fault(error, self.where) from error
+
+    def _is_logged_in(self) -> bool:
+        content = self._instance.RetrieveContent()
+        try:
+            values = next(some(content, [content.sessionManager], ["currentSession"]), (None, {}))[1]
+        except vim.fault.NotAuthenticated:
+            return False
+        return values.get("currentSession") is not None
 
     def _current_cookie(self) -> str:
         return str(self._instance._stub.cookie or "").split(";")[0]
