@@ -68,7 +68,8 @@ class StreamReader:
         return BLOCK_SIZE
 
     async def read_at(self, offset: int, length: int) -> bytes:
-        """Raises Unavailable when the stream failed several times in a row, Corrupt, NotFound, Denied."""
+        """Raises Unavailable when the stream failed several times in a row, Corrupt, NotFound, Denied, and for what
+        nobody foresaw CoriolisError."""
         check_transfer(offset, length, self._size)
         if self._failed is not None:
             raise self._failed
@@ -105,6 +106,10 @@ class StreamReader:
                 pause = min(MAX_PAUSE_S, 2 * pause)
             except CoriolisError as error:
                 return self._fail(error)
+            except Exception as error:  # noqa: BLE001 - whoever reads would wait for ever for a pump that is gone
+                unforeseen = CoriolisError(f"{self._label}: {type(error).__name__}: {error}")
+                unforeseen.__cause__ = error
+                return self._fail(unforeseen)
 
     def _fail(self, error: CoriolisError) -> None:
         self._failed = error

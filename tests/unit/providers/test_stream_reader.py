@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from coriolis.errors import Corrupt, Denied, InvalidInput, Unavailable
+from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, Unavailable
 from coriolis.providers.vmware_vsphere import stream_reader
 from coriolis.providers.vmware_vsphere.export_messages import Batch
 from coriolis.providers.vmware_vsphere.stream_reader import StreamReader
@@ -190,3 +190,12 @@ async def test_an_export_of_another_size_is_refused() -> None:
     async with StreamReader(origin.open, SIZE - GRAIN, "disk") as reader:
         with pytest.raises(Corrupt, match="not"):
             await reader.read_at(0, 10)
+
+
+async def test_what_nobody_foresaw_leaves_no_reader_waiting() -> None:
+    origin = Origin(stream_of(bytes(SIZE)))
+    origin.errors = [KeyError("an answer without its property")]
+    async with StreamReader(origin.open, SIZE, "disk") as reader, asyncio.timeout(5):
+        for _ in range(2):
+            with pytest.raises(CoriolisError, match="disk: KeyError: 'an answer without its property'"):
+                await reader.read_at(0, GRAIN)
