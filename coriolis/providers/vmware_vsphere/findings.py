@@ -27,6 +27,7 @@ FINDING_PROPERTIES = (
     "guest.toolsRunningStatus",
     "guest.toolsVersionStatus2",
     "runtime.powerState",
+    "runtime.connectionState",
     "runtime.consolidationNeeded",
 )
 MAX_CHAIN = 32
@@ -42,6 +43,7 @@ def findings(
     devices = properties.get("config.hardware.device") or []
     found = [
         *(finding for disk in disks_of(devices) for finding in _of_disk(disk, datastores, vddk=vddk)),
+        *_of_connection(properties),
         *_of_controllers(devices),
         *_of_devices(devices),
         *_of_snapshots(properties, snapshot_depth),
@@ -95,6 +97,18 @@ def _of_disk(disk: Any, datastores: Mapping[str, str], *, vddk: bool) -> Iterato
             f"it is on {place}: without VDDK every pass reads all of it by an export",
             "configure vddk_dir on the agent to read only what changed",
             key,
+        )
+
+
+def _of_connection(properties: Mapping[str, Any]) -> Iterator[Finding]:
+    """A machine out of reach has no configuration, or an old one: without disks it would seem to be done at once."""
+    state = str(properties.get("runtime.connectionState") or "connected")
+    if state != "connected":
+        yield Finding(
+            "not_connected",
+            ERROR,
+            f"vSphere cannot reach it: it is {state}",
+            "bring its host and datastore back, or register the machine again",
         )
 
 

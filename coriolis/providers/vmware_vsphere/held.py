@@ -40,12 +40,12 @@ def has_snapshots(content: Any, instance_id: str) -> bool:
 
 
 def hold(content: Any, instance_id: str) -> FrozenMachine:
-    """The disks of a machine that is off. Blocking. Raises Conflict when it runs, NotFound."""
+    """The disks of a machine that is off. Blocking. Raises Conflict when it runs, NotFound, Unavailable."""
     vm = machine(content, instance_id)
     values = next(some(content, [vm], _PATHS))[1]
     if str(values.get("runtime.powerState")) != "poweredOff":
         raise Conflict(f"machine {instance_id} was started while its disks were read as those of a stopped one")
-    return FrozenMachine(instance_id, "", last_start(content, vm), frozen_disks(values["config.hardware.device"]))
+    return FrozenMachine(instance_id, "", last_start(content, vm), frozen_disks(values.get("config.hardware.device")))
 
 
 def last_start(content: Any, vm: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from pyVmomi import vim, vmodl
 
-from coriolis.errors import Conflict, NotFound
+from coriolis.errors import Conflict, NotFound, Unavailable
 from coriolis.providers.vmware_vsphere.machine_spec import disks_of, kind_of, size_of
 from coriolis.providers.vmware_vsphere.properties import some
 from coriolis.providers.vmware_vsphere.tasks import let_end, run
@@ -127,11 +127,14 @@ def create(content: Any, instance_id: str, name: str) -> FrozenMachine:
 def frozen(content: Any, instance_id: str, standing: Any) -> FrozenMachine:
     """What a snapshot of the tree holds."""
     values = next(some(content, [standing.snapshot], ["config.hardware.device"]))[1]
-    disks = frozen_disks(values["config.hardware.device"])
+    disks = frozen_disks(values.get("config.hardware.device"))
     return FrozenMachine(instance_id, str(standing.snapshot._moId), standing.createTime.isoformat(), disks)
 
 
-def frozen_disks(devices: Sequence[Any]) -> tuple[FrozenDisk, ...]:
+def frozen_disks(devices: Sequence[Any] | None) -> tuple[FrozenDisk, ...]:
+    """Raises Unavailable when there is no list of devices: as long as a machine is out of reach, nobody knows them."""
+    if devices is None:
+        raise Unavailable("vSphere does not know the machine's disks now: are its host and its datastore reachable?")
     return tuple(
         FrozenDisk(
             disk_id=str(device.key),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim, vmodl
 
-from coriolis.errors import ChangeLogLost, Corrupt, NotFound
+from coriolis.errors import ChangeLogLost, Corrupt, NotFound, Unavailable
 from coriolis.model.disk import Extent, ExtentKind
 from coriolis.model.finding import Severity
 from coriolis.providers.vmware_vsphere.change_tracking import areas, comparable, with_holes
@@ -18,7 +18,7 @@ from coriolis.providers.vmware_vsphere.export_lease import disk_url
 from coriolis.providers.vmware_vsphere.findings import findings
 from coriolis.providers.vmware_vsphere.held import last_start
 from coriolis.providers.vmware_vsphere.place import Place
-from coriolis.providers.vmware_vsphere.snapshots import FrozenDisk, FrozenMachine
+from coriolis.providers.vmware_vsphere.snapshots import FrozenDisk, FrozenMachine, frozen_disks
 from coriolis.providers.vmware_vsphere.transports import View, flat_file, no_ranges
 from coriolis.providers.vmware_vsphere.vddk_disk import VddkDisk, command
 
@@ -109,12 +109,23 @@ def test_with_vddk_every_datastore_can_be_read() -> None:
         (0, {"guest__toolsRunningStatus": "guestToolsNotRunning", "runtime__powerState": "poweredOff"}, {}),
         (0, {"config__guestId": "otherGuest"}, {"unknown_guest": Severity.WARNING}),
         (0, {"config__guestId": "freebsd13_64Guest"}, {"no_conversion": Severity.WARNING}),
+        (0, {"runtime__connectionState": "orphaned"}, {"not_connected": Severity.ERROR}),
+        (0, {"runtime__connectionState": "inaccessible"}, {"not_connected": Severity.ERROR}),
+        (0, {"runtime__connectionState": "connected"}, {}),
         (0, {"runtime__consolidationNeeded": True}, {"needs_consolidation": Severity.WARNING}),
         (0, {"config__template": True, "config__changeTrackingEnabled": False}, {}),
     ],
 )
 def test_states_that_need_an_answer(depth: int, changes: dict[str, Any], expected: dict[str, Severity]) -> None:
     assert codes(depth, **changes) == expected
+
+
+def test_a_machine_out_of_reach_is_not_one_without_disks() -> None:
+    """Without its ``config`` all that is known of a machine is its name and that it cannot be reached."""
+    found = findings({"runtime.connectionState": "inaccessible"}, 0, {}, vddk=False)
+    assert found[0].severity is Severity.ERROR
+    with pytest.raises(Unavailable, match="reachable"):
+        frozen_disks(None)
 
 
 def url(key: str, target: str = "", *, is_disk: bool = True) -> Any:
