@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 import msgspec
@@ -86,11 +86,13 @@ class PushDisk:
         open_acks: OpenAcks,
         pace: Pace,
         on_durable: Callable[[Sequence[Run]], None],
+        come_near: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
+        """``come_near``: of a disk that is streamed; returns when a byte of it can be read soon."""
         self.compression = Compression(limits.cores)
         self.lane_count = LaneCount(route.rtt_s, limits.lanes)
         self._disk_id, self._sender, self._links, self._route = disk_id, sender, links, route
-        self._open_acks, self._pace, self._on_durable = open_acks, pace, on_durable
+        self._open_acks, self._pace, self._on_durable, self._come_near = open_acks, pace, on_durable, come_near
         self._lanes: dict[int, _Lane] = {}
         self._failures = 0
         self._given_bytes = 0
@@ -196,16 +198,18 @@ class PushDisk:
         if lane is None:
             return
         lane.link.takers.pop(number, None)
+        idle = lane.up and not self._sender.lane_cost(number)
         self._sender.lane_lost(number)
         if disk_failed or not error.retryable:
             self._fail(error)
             return
-        self._failures += 1
-        log.warning("lane lost, its cells are sent again", disk=self._disk_id, lane=number, reason=error.message)
+        if not idle:  # the sink ends lanes that bring nothing for a minute
+            self._failures += 1
+            log.warning("lane lost, its cells are sent again", disk=self._disk_id, lane=number, reason=error.message)
         if self._failures > MAX_FAILURES_IN_A_ROW:
             self._fail(error)
             return
-        delay = min(MAX_RETRY_S, RETRY_S * 2 ** (self._failures - 1))
+        delay = min(MAX_RETRY_S, RETRY_S * 2 ** max(0, self._failures - 1))
         asyncio.get_running_loop().call_later(delay, self._changed.set)
         self._reopen_at_s = time.monotonic() + delay
 
@@ -220,6 +224,13 @@ class PushDisk:
             if time.monotonic() >= self._reopen_at_s:
                 self._adjust_lanes()
             self._changed.clear()
+            # a stream may take hours to the next cell: what was not given yet cannot stall
+            if self._come_near is not None and (cell := sender.next_cell) is not None:
+                try:
+                    await self._come_near(cell * CELL_BYTES)
+                except CoriolisError as error:
+                    self._fail(error)
+                    return
             wait = self._give_work()
             if sender.exhausted:
                 return

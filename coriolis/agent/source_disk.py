@@ -21,7 +21,7 @@ from coriolis.agent.notary import DiskPass, Notary
 from coriolis.agent.push_disk import Limits, Offer, PushDisk, Route
 from coriolis.agent.signed_message import read_signed, signed_message
 from coriolis.errors import Corrupt
-from coriolis.providers.base import BlockReader
+from coriolis.providers.base import BlockReader, span_of
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2 as pb
 from coriolis.rpc.gen.coriolis.v1 import transfer_pb2_grpc
 from coriolis.rpc.status import to_error
@@ -109,7 +109,11 @@ class SourceDisk:
                 raise Corrupt(f"the sink offers a window of {opened.window_bytes} bytes, which fits no cell")
             table = self._open_journal()
             sender = Sender(
-                self.what.size_bytes, disk_plan.plan, self.what.generation, window_bytes=opened.window_bytes
+                self.what.size_bytes,
+                disk_plan.plan,
+                self.what.generation,
+                window_bytes=opened.window_bytes,
+                span_bytes=span_of(self._reader),
             )
             self.sender = sender
             await self._skip_known(stub, sender, table, opened, disk_plan)
@@ -241,11 +245,15 @@ class SourceDisk:
             lambda: acks(request),
             wiring.pace,
             self._durable.extend,
+            None if span_of(self._reader) is None else self._come_near,
         )
         async with asyncio.TaskGroup() as group:
             record = group.create_task(self._record_durable(sender))
             await self.push.run()
             record.cancel()
+
+    async def _come_near(self, offset: int) -> None:
+        await self._reader.read_at(offset, 1)
 
     async def _record_durable(self, sender: Sender) -> None:
         """Journal durable runs once a second: losing the last second only means comparing those cells."""

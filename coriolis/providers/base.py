@@ -88,6 +88,22 @@ def raw_descriptor(disk: BlockReader) -> RawDescriptor | None:
 
 
 @runtime_checkable
+class FrontToBack(Protocol):
+    """A reader whose bytes pass by in their order: what is far ahead comes when its turn does, maybe in hours, and what
+    is far behind costs the whole way again. Optional."""
+
+    @property
+    def span_bytes(self) -> int | None:
+        """How far apart reads may be at one time; None: as far as they like."""
+        ...
+
+
+def span_of(reader: BlockReader) -> int | None:
+    """``span_bytes`` of a reader that has one."""
+    return reader.span_bytes if isinstance(reader, FrontToBack) else None
+
+
+@runtime_checkable
 class BlockWriter(BlockReader, Protocol):
     """Random-access writes of one volume. Overlapping writes are applied in call order."""
 

@@ -80,7 +80,9 @@ class Sender:
         *,
         window_bytes: int,
         undurable_bytes: int = MAX_UNDURABLE_BYTES,
+        span_bytes: int | None = None,
     ) -> None:
+        """``span_bytes``: how far apart on the disk cells on the way may be; None: as far as it comes."""
         self.size_bytes = size_bytes
         self.generation = generation
         self.sent = CellTable(size_bytes)
@@ -89,6 +91,7 @@ class Sender:
         self.durable_bytes = 0
         self._window_bytes = window_bytes
         self._undurable_bytes = undurable_bytes
+        self._span_bytes = span_bytes
         self._total_bytes = plan.total_bytes(size_bytes)
         # per cell: the CellState that it shall get, UNKNOWN once it was assigned or skipped
         self._wanted: npt.NDArray[np.uint8] = np.zeros(self.sent.cells, dtype=np.uint8)
@@ -125,6 +128,12 @@ class Sender:
     def durable(self) -> bool:
         """Everything that was sent is durable at the sink."""
         return self.exhausted and not self._undurable
+
+    @property
+    def next_cell(self) -> int | None:
+        """Where reading goes on; None while cells that are read are on the way, or when none is left."""
+        data, _ = self._queues or self._fill_queues()
+        return data[0].first if data and all(flight.zero for flight in self._flights.values()) else None
 
     def covered_bytes(self) -> int:
         """Bytes of the pass that the sink has received, skipped ones included. Never decreases."""
@@ -165,11 +174,11 @@ class Sender:
             zeros.append(run)
             self._launch(run, lane, ZERO_FRAME_COST_BYTES, zero=True)
         cells: list[Run] = []
-        left = most_bytes
+        left, end = most_bytes, self._span_end(data)
         while data and (left > 0 or not (cells or zeros)):
             run = data.popleft()
             length = cell_length(run.first, self.size_bytes)
-            if not self._room(length):
+            if run.first >= end or not self._room(length):
                 data.appendleft(run)
                 break
             if run.count > 1:
@@ -189,6 +198,13 @@ class Sender:
         )
         self._queues = queues
         return queues
+
+    def _span_end(self, data: deque[Run]) -> int:
+        """The first cell that is too far from the lowest one on the way."""
+        if self._span_bytes is None or not data:
+            return self.sent.cells
+        lowest = min((cell for cell, flight in self._flights.items() if not flight.zero), default=data[0].first)
+        return min(lowest, data[0].first) + max(1, self._span_bytes // CELL_BYTES)
 
     def _room(self, cost: int) -> bool:
         return self._flying_cost + cost <= self._window_bytes and self._undurable_cost + cost <= self._undurable_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from coriolis.providers.base import BlockReader
+from coriolis.providers.base import BlockReader, span_of
 
 
 class ThrottledReader:
@@ -22,6 +22,10 @@ class ThrottledReader:
     @property
     def block_size(self) -> int:
         return self._inner.block_size
+
+    @property
+    def span_bytes(self) -> int | None:
+        return span_of(self._inner)
 
     async def read_at(self, offset: int, length: int) -> bytes:
         now = asyncio.get_running_loop().time()

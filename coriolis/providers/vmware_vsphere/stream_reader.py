@@ -67,6 +67,11 @@ class StreamReader:
     def block_size(self) -> int:
         return BLOCK_SIZE
 
+    @property
+    def span_bytes(self) -> int:
+        """What stays here besides the pieces ahead; who reads further back makes the stream start again."""
+        return BEHIND_BYTES
+
     async def read_at(self, offset: int, length: int) -> bytes:
         """Raises Unavailable when the stream failed several times in a row, Corrupt, NotFound, Denied, and for what
         nobody foresaw CoriolisError."""

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coriolis.errors import CoriolisError, Corrupt, Denied, InvalidInput, Unavailable
+from coriolis.providers.base import span_of
 from coriolis.providers.vmware_vsphere import stream_reader
 from coriolis.providers.vmware_vsphere.export_messages import Batch
 from coriolis.providers.vmware_vsphere.stream_reader import StreamReader
@@ -124,6 +125,11 @@ async def test_reads_slightly_out_of_order_take_one_stream_too() -> None:
             found = await asyncio.gather(*(reader.read_at(place, GRAIN) for place in group))
             assert found == [truth[place : place + GRAIN] for place in group]
     assert origin.opened == 1
+
+
+async def test_lanes_are_told_how_far_apart_they_may_read() -> None:
+    async with StreamReader(Origin(b"").open, SIZE, "disk") as reader:
+        assert span_of(reader) == stream_reader.BEHIND_BYTES
 
 
 async def test_what_has_passed_and_was_dropped_is_streamed_again(monkeypatch: pytest.MonkeyPatch) -> None:
