@@ -46,12 +46,13 @@ def enable(content: Any, vm: Any) -> bool:
 
     False when nothing was done. The caller then lets the machine pause once, for tracking begins with that.
     """
-    paths = ["capability.changeTrackingSupported", "config.changeTrackingEnabled", "snapshot.currentSnapshot"]
+    # not the current snapshot: there is none while the machine's state is at the root of a tree of them
+    paths = ["capability.changeTrackingSupported", "config.changeTrackingEnabled", "snapshot.rootSnapshotList"]
     values = next(some(content, [vm], paths))[1]
     if (
         values.get("config.changeTrackingEnabled")
         or not values.get("capability.changeTrackingSupported", True)
-        or values.get("snapshot.currentSnapshot") is not None
+        or values.get("snapshot.rootSnapshotList")
     ):
         return False
     run(content, lambda: vm.ReconfigVM_Task(vim.vm.ConfigSpec(changeTrackingEnabled=True)))

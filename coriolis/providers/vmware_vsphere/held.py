@@ -33,12 +33,6 @@ def is_template(content: Any, instance_id: str) -> bool:
     return bool(values.get("config.template"))
 
 
-def has_snapshots(content: Any, instance_id: str) -> bool:
-    """Blocking. Raises NotFound."""
-    values = next(some(content, [machine(content, instance_id)], ["snapshot.currentSnapshot"]))[1]
-    return values.get("snapshot.currentSnapshot") is not None
-
-
 def hold(content: Any, instance_id: str) -> FrozenMachine:
     """The disks of a machine that is off. Blocking. Raises Conflict when it runs, NotFound, Unavailable."""
     vm = machine(content, instance_id)

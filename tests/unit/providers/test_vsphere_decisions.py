@@ -13,7 +13,7 @@ from pyVmomi import vim, vmodl
 from coriolis.errors import ChangeLogLost, Corrupt, NotFound, Unavailable
 from coriolis.model.disk import Extent, ExtentKind
 from coriolis.model.finding import Severity
-from coriolis.providers.vmware_vsphere.change_tracking import areas, comparable, with_holes
+from coriolis.providers.vmware_vsphere.change_tracking import areas, comparable, enable, with_holes
 from coriolis.providers.vmware_vsphere.export_lease import disk_url
 from coriolis.providers.vmware_vsphere.findings import findings
 from coriolis.providers.vmware_vsphere.held import last_start
@@ -263,3 +263,22 @@ def test_whoever_started_a_machine_its_disks_count_as_changed(kind: Any) -> None
         for events in ((off,), (before, off), (before, again, off))
     ]
     assert len(set(states)) == 3
+
+
+class PhonyCollector:
+    """Of properties of one object that are set; the others have no answer, as with a vCenter."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = {name.replace("__", "."): value for name, value in values.items()}
+
+    def RetrievePropertiesEx(self, wanted: Any, _: Any) -> Any:  # noqa: N802 - the API's name
+        paths = wanted[0].propSet[0].pathSet
+        found = [SimpleNamespace(name=name, val=value) for name, value in self.values.items() if name in paths]
+        return SimpleNamespace(objects=[SimpleNamespace(obj=None, propSet=found)], token=None)
+
+
+def test_tracking_is_left_alone_when_snapshots_stand_beside_the_present_state() -> None:
+    """``currentSnapshot`` is "empty when the working snapshot is at the root of the snapshot tree" (API reference)."""
+    stands = vim.vm.SnapshotTree(name="younger")
+    content = SimpleNamespace(propertyCollector=PhonyCollector(snapshot__rootSnapshotList=[stands]))
+    assert not enable(content, vim.VirtualMachine("vm-1"))
