@@ -182,9 +182,14 @@ def covers(extents: list[Extent], places: list[int]) -> bool:
     return all(any(extent.offset <= at < extent.end for extent in extents) for at in places)
 
 
-async def test_a_guest_that_cannot_be_quiesced_is_frozen_anyway(site: Site) -> None:
-    identity = site.add_machine("restless", [content()], running=True)
-    site.fail_quiesce("restless")
+@pytest.mark.parametrize("fault", ["", "GenericVmConfigFault", "SnapshotFault"])
+async def test_a_guest_that_cannot_be_quiesced_is_frozen_anyway(site: Site, fault: str) -> None:
+    """ "Failed to quiesce the virtual machine" comes as more than one fault."""
+    identity = site.add_machine(f"restless{fault}", [content()], running=True, cbt=True)
+    if fault:
+        site.faults.soap("CreateSnapshot_Task", fault, inner="<reason>Failed to quiesce</reason>" * ("Vm" in fault))
+    else:
+        site.fail_quiesce("restless")
     async with connected(site) as connection:
         source = source_of(connection)
         snapshot = await source.create_snapshot(identity, FIRST, None)

@@ -21,6 +21,9 @@ from coriolis.providers.vmware_vsphere.tasks import let_end, run
 PREFIX = "coriolis-"
 MAX_SNAPSHOTS = 64
 CREATION = "VirtualMachine.createSnapshot"
+_RESTLESS = (vim.fault.SnapshotFault, vim.fault.VmConfigFault, vim.fault.ToolsUnavailable)
+"""How a quiesced snapshot may end when the guest does not come to rest: the API's reference names no one fault for it.
+Whatever else they mean, a snapshot that is not quiesced meets as well."""
 _SNAPSHOTS = "snapshot.rootSnapshotList"
 
 
@@ -113,10 +116,12 @@ def create(content: Any, instance_id: str, name: str) -> FrozenMachine:
     standing = by_name(tree(content, vm), name)
     if standing is None:
         text = "Made by Coriolis to read the disks; removed when they were read."
+        quiet = _can_quiesce(content, vm)
         try:
-            quiet = _can_quiesce(content, vm)
             run(content, lambda: vm.CreateSnapshot_Task(name=name, description=text, memory=False, quiesce=quiet))
-        except (vim.fault.ApplicationQuiesceFault, vim.fault.FilesystemQuiesceFault, vim.fault.ToolsUnavailable):
+        except _RESTLESS:
+            if not quiet:
+                raise
             run(content, lambda: vm.CreateSnapshot_Task(name=name, description=text, memory=False, quiesce=False))
         standing = by_name(tree(content, vm), name)
         if standing is None:
