@@ -7,7 +7,7 @@ from typing import Any
 
 from barbicanclient import exceptions as barbican_exceptions
 from barbicanclient.client import Client
-from keystoneauth1 import session
+from keystoneauth1 import exceptions, session
 
 from coriolis.errors import CredentialsLost, Denied, InvalidInput, NotFound, Unavailable
 from coriolis.keystone.service_account import failures_of, printable
@@ -40,10 +40,10 @@ def read_secret(used: session.Session, reference: str, region: str, interface: s
         try:
             barbican = Client("v1", session=used, **where)
             payload = barbican.secrets.get(f"{endpoint.rstrip('/').removesuffix('/v1')}/v1/secrets/{secret_id}").payload
+        except (barbican_exceptions.HTTPAuthError, exceptions.Unauthorized) as refused:  # a 401 is no HTTPClientError
+            raise CredentialsLost("Barbican refuses the job's credentials; renew them") from refused
         except barbican_exceptions.HTTPClientError as refused:
             match refused.status_code:
-                case 401:
-                    raise CredentialsLost("Barbican refuses the job's credentials; renew them") from refused
                 case 403:
                     raise Denied(
                         f"secret {secret_id} may not be read with the roles of the migration's owner (Barbican asks "
