@@ -31,7 +31,7 @@ from coriolis.providers.openstack.machine_spec import (
     spec_of,
     volumes_of,
 )
-from coriolis.providers.openstack.rest import ask, ask_or_none, listed
+from coriolis.providers.openstack.rest import ask, ask_or_none, goes_on, listed
 from coriolis.providers.openstack.session import Cloud, Session
 
 SERVERS_PER_CALL = 250
@@ -159,7 +159,7 @@ def _servers_after(cloud: Cloud, page: Page) -> list[Document]:
         wanted = min(page.limit - len(found), SERVERS_PER_CALL)
         params = {**SORTED, "limit": wanted, **({"marker": marker} if marker else {})}
         try:
-            more = ask(cloud, "compute", "GET", "/servers/detail", params=params)["servers"]
+            document = ask(cloud, "compute", "GET", "/servers/detail", params=params)
         except sdk.BadRequestException:
             if not marker:
                 raise
@@ -167,8 +167,9 @@ def _servers_after(cloud: Cloud, page: Page) -> list[Document]:
             before = [str(one["id"]) for one in listed(cloud, "compute", "/servers", "servers", SORTED)]
             marker = max((one for one in before if one < marker), default="")
             continue
+        more = document["servers"]
         found += more
-        if len(more) < wanted:
+        if not goes_on(document, more, wanted):
             break
         marker = str(more[-1]["id"])
     return found

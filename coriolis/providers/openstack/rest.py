@@ -57,12 +57,24 @@ def listed(cloud: Cloud, service: str, path: str, key: str, params: Mapping[str,
     found: list[Any] = []
     marker: dict[str, Any] = {}
     for _ in range(MAX_PAGES):
-        page = ask(cloud, service, "GET", path, params={**(params or {}), "limit": PAGE, **marker})[key]
+        document = ask(cloud, service, "GET", path, params={**(params or {}), "limit": PAGE, **marker})
+        page = document[key]
         found += page
-        if len(page) < PAGE:
+        if not goes_on(document, page, PAGE):
             break
         marker = {"marker": page[-1]["id"]}
     return found
+
+
+def goes_on(document: Mapping[str, Any], page: list[Any], wanted: int) -> bool:
+    """Whether there may be more after ``page`` of an answer to a request with limit ``wanted``.
+
+    A short page is not the last one where the operator caps pages below it (Nova's and Cinder's max_limit, Glance's
+    api_limit_max, Neutron's pagination_max_limit): then the answer has a link to the next.
+    """
+    links = (one for name, value in document.items() if name.endswith("_links") for one in value)
+    linked = bool(document.get("next")) or any(one.get("rel") == "next" for one in links)
+    return bool(page) and (linked or len(page) >= wanted)
 
 
 async def make_once(session: Session, look: Callable[[Cloud], T | None], make: Callable[[Cloud], T]) -> T:
