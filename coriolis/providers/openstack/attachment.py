@@ -131,11 +131,9 @@ class NovaAttacher:
             await _to_the_end(self.release(volume_id))
 
     async def _device(self, volume_id: str) -> str:
-        names = [
-            f"virtio-{volume_id[:20]}",
-            f"scsi-0QEMU_QEMU_HARDDISK_{volume_id}",
-            f"scsi-SQEMU_QEMU_HARDDISK_{volume_id}",
-        ]
+        # QEMU's virtio-blk cuts a serial after 20 characters; its SCSI disks do or do not, by version and machine type
+        buses = ("virtio-", "scsi-0QEMU_QEMU_HARDDISK_", "scsi-SQEMU_QEMU_HARDDISK_")
+        names = [f"{bus}{serial}" for bus in buses for serial in (volume_id, volume_id[:20])]
         try:
             async with asyncio.timeout(DEVICE_TIMEOUT_S):
                 while True:

@@ -260,13 +260,20 @@ class CinderVolumes:
             found = await self.require(volume_id)
         except NotFound:
             return
-        if found.server:
-            raise Conflict(f"volume {found.name} is attached to server {printable(found.server, 40)}: detach it first")
-        if self._attacher is not None:
-            await self._attacher.release(volume_id)
-        else:
-            await self._release_plain(volume_id)
+        await self.free(found)
         await self._discard(volume_id)
+
+    async def free(self, found: Found) -> None:
+        """Detached where a killed agent left it attached. Raises Conflict when a server has it.
+
+        Attached through Nova, it has a server too: the agent's. Only the attacher tells that one from others.
+        """
+        if self._attacher is not None:
+            await self._attacher.release(found.id)
+        elif found.server:
+            raise Conflict(f"volume {found.name} is attached to server {printable(found.server, 40)}: detach it first")
+        else:
+            await self._release_plain(found.id)
 
     async def _discard(self, volume_id: str) -> None:
         """Cinder refuses to delete what it still makes or copies, as after a killed agent: wait for that."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from coriolis.convert.text import shown
-from coriolis.errors import Conflict, InvalidInput
+from coriolis.errors import InvalidInput
 from coriolis.ids import is_id
 from coriolis.model.resource import InstanceRequest, Tag, Volume, VolumeRequest
 from coriolis.providers.openstack import marks
@@ -52,8 +52,7 @@ class Reservation:
                 await asyncio.to_thread(self._volumes.file, volume.id)
             else:
                 standing = await self._cinder.require(volume.id)
-                if standing.server:
-                    raise Conflict(f"volume {volume.name} is attached to a server already")
+                await self._cinder.free(standing)
                 await self._cinder.keep_only(standing)
         image, disks = "", []
         for number, (volume, is_file) in enumerate(zip(request.volumes, staged, strict=True)):

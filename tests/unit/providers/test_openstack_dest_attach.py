@@ -19,6 +19,7 @@ from coriolis.providers.block.raw_file import raw_writer
 from coriolis.providers.openstack import attachment
 from coriolis.providers.openstack.attachment import Device, NovaAttacher, open_device, stated_format
 from coriolis.providers.openstack.brick import Brick
+from coriolis.providers.openstack.cinder_volumes import CinderVolumes, Found
 from coriolis.providers.openstack.data_path import attacher_here
 from coriolis.providers.openstack.window import window
 from coriolis.providers.surroundings import CinderAccess, Surroundings
@@ -161,6 +162,44 @@ async def test_nova_attaches_and_detaches(monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.raises(Conflict, match="attached to server"):
         async with attacher.attached(VOLUME):
             pass
+    assert nova.holders == [OTHER]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"virtio-{VOLUME[:20]}",
+        f"virtio-{VOLUME}",
+        f"scsi-0QEMU_QEMU_HARDDISK_{VOLUME}",
+        f"scsi-0QEMU_QEMU_HARDDISK_{VOLUME[:20]}",  # virtio-scsi under older machine types
+    ],
+)
+async def test_a_disk_is_found_by_its_serial_cut_or_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setattr(attachment, "DEVICE_TIMEOUT_S", 0.1)
+    (tmp_path / name).write_bytes(bytes(4096))
+    (tmp_path / f"virtio-{OTHER[:20]}").write_bytes(bytes(4096))
+    attacher = NovaAttacher(PhonyNova(monkeypatch), ME, tmp_path)  # type: ignore[arg-type]
+    async with attacher.attached(VOLUME) as device:
+        assert device.path == str(tmp_path / name)
+
+
+async def test_what_a_killed_agent_left_attached_through_nova_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server is the agent's own or another agent's: clean-up and the machine's reservation detach it. A server of
+    somebody keeps its volume, and so does every server when this agent cannot attach."""
+    nova = PhonyNova(monkeypatch)
+    attacher = NovaAttacher(nova, ME)  # type: ignore[arg-type]
+    held = Found(VOLUME, "disk", "in-use", 1, "", "", {}, server=ME)
+    volumes = CinderVolumes(nova, attacher, lambda *_: None)  # type: ignore[arg-type]
+    nova.holders = [ME]
+    await volumes.free(held)
+    assert nova.holders == []
+    nova.holders = [OTHER]
+    with pytest.raises(Conflict, match="attached to server"):
+        await volumes.free(held)
+    with pytest.raises(Conflict, match="attached to server"):
+        await CinderVolumes(nova, None, lambda *_: None).free(held)  # type: ignore[arg-type]
     assert nova.holders == [OTHER]
 
 
