@@ -71,9 +71,10 @@ class BrickAttacher:
             made = await self._session.change(lambda cloud: ask(cloud, "block_storage", "POST", "/attachments", body))
             attachment = made["attachment"]
             connection = {**attachment["connection_info"]}
-            device = await self._brick.connect(connection)
+            # before the connection: only then Cinder says later which host has it, should that fail or we be killed
             done = f"/attachments/{attachment['id']}/action"
             await self._session.change(lambda cloud: ask(cloud, "block_storage", "POST", done, {"os-complete": {}}))
+            device = await self._brick.connect(connection)
             yield Device(
                 device["path"],
                 stated_format(connection),

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 pytest.importorskip("openstack")
-from coriolis.errors import Conflict, HostileImage, InvalidInput, Unavailable, Unsupported
+from coriolis.errors import Conflict, HostileImage, InvalidInput, TimedOut, Unavailable, Unsupported
 from coriolis.providers.base import raw_descriptor
 from coriolis.providers.block.raw_file import raw_writer
 from coriolis.providers.openstack import attachment
-from coriolis.providers.openstack.attachment import Device, NovaAttacher, open_device, stated_format
-from coriolis.providers.openstack.brick import Brick
+from coriolis.providers.openstack.attachment import BrickAttacher, Device, NovaAttacher, open_device, stated_format
+from coriolis.providers.openstack.brick import Brick, host_label
 from coriolis.providers.openstack.cinder_volumes import CinderVolumes, Found
 from coriolis.providers.openstack.data_path import attacher_here
 from coriolis.providers.openstack.window import window
@@ -201,6 +201,70 @@ async def test_what_a_killed_agent_left_attached_through_nova_is_freed(monkeypat
     with pytest.raises(Conflict, match="attached to server"):
         await CinderVolumes(nova, None, lambda *_: None).free(held)  # type: ignore[arg-type]
     assert nova.holders == [OTHER]
+
+
+class PhonyCinder:
+    """Stands for a session. As Cinder's, a volume's attachments are those that are complete."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.attachments: dict[str, dict[str, Any]] = {}
+        monkeypatch.setattr(attachment, "ask", self._ask)
+        monkeypatch.setattr(
+            attachment, "ask_or_none", lambda cloud, service, path: self._ask(cloud, service, "GET", path)
+        )
+        monkeypatch.setattr(attachment, "remove", self._remove)
+
+    def _ask(self, cloud: Any, service: str, method: str, path: str, body: Any = None, params: Any = None) -> Any:
+        if path == "/attachments":
+            made = {"id": "made", "connection_info": {"driver_volume_type": "iscsi"}, "complete": False}
+            self.attachments["made"] = {**made, "device": body["attachment"]["connector"]["mountpoint"]}
+            return {"attachment": made}
+        if method == "POST":
+            self.attachments[path.split("/")[2]]["complete"] = True
+            return {}
+        if path == "/attachments/detail":
+            return {"attachments": list(self.attachments.values())}
+        known = [
+            {"attachment_id": one["id"], "device": one["device"]}
+            for one in self.attachments.values()
+            if one["complete"]
+        ]
+        return {"volume": {"status": "in-use" if self.attachments else "available", "attachments": known}}
+
+    async def _remove(self, session: Any, service: str, path: str) -> None:
+        del self.attachments[path.split("/")[2]]
+
+    async def read(self, call: Callable[[Any], Any]) -> Any:
+        return call(None)
+
+    change = read
+
+    async def until(self, look: Callable[[Any], Any], timeout_s: float, what: str) -> Any:
+        assert look(None), what
+
+
+async def test_what_a_failed_connection_left_on_this_host_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log-in at a target that stays would show the next volume of that number under the device of this one."""
+
+    class HalfConnected(Brick):
+        def __init__(self) -> None:
+            self.done: list[str] = []
+
+        async def properties(self) -> dict[str, Any]:
+            return {"mountpoint": host_label()}
+
+        async def connect(self, connection: dict[str, Any]) -> dict[str, Any]:
+            self.done.append("connect")
+            raise TimedOut("os-brick did not connect within 180 s")
+
+        async def disconnect(self, connection: dict[str, Any], device: dict[str, Any]) -> None:
+            self.done.append("disconnect")
+
+    cinder, brick = PhonyCinder(monkeypatch), HalfConnected()
+    with pytest.raises(TimedOut):
+        async with BrickAttacher(cinder, brick).attached(VOLUME):  # type: ignore[arg-type]
+            pass
+    assert (brick.done, cinder.attachments) == (["connect", "disconnect"], {})
 
 
 async def test_where_this_agent_is(tmp_path: Path) -> None:
