@@ -28,7 +28,11 @@ def _perform(order: dict[str, Any]) -> Any:
     command = order["command"]
     if command == "properties":
         return connector.get_connector_properties(None, order["ip"], False, False, host=order["host"])
-    options = {f"{order['driver']}_mount_point_base": order["mount_dir"]} if order["driver"] == "nfs" else {}
+    options: dict[str, Any] = {}
+    if order["driver"] == "nfs":
+        options = {"nfs_mount_point_base": order["mount_dir"]}
+    elif order["driver"] == "rbd":
+        options = {"do_local_attach": True}  # a block device; else what os-brick gives is an object of this process
     made = connector.InitiatorConnector.factory(
         order["driver"], None, conn={**order["connection"], "mount_point_base": order["mount_dir"]}, **options
     )

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ pytest.importorskip("openstack")
 from coriolis.errors import Conflict, HostileImage, InvalidInput, TimedOut, Unavailable, Unsupported
 from coriolis.providers.base import raw_descriptor
 from coriolis.providers.block.raw_file import raw_writer
-from coriolis.providers.openstack import attachment
+from coriolis.providers.openstack import attachment, brick_program
 from coriolis.providers.openstack.attachment import BrickAttacher, Device, NovaAttacher, open_device, stated_format
 from coriolis.providers.openstack.brick import Brick, host_label
 from coriolis.providers.openstack.cinder_volumes import CinderVolumes, Found
@@ -104,6 +106,32 @@ async def test_an_interpreter_without_os_brick(tmp_path: Path) -> None:
     script.chmod(0o755)
     with pytest.raises(Unsupported, match="install python3-os-brick"):
         await Brick(CinderAccess(("nfs",), tmp_path, str(script))).properties()
+
+
+def test_volumes_in_ceph_become_block_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """os-brick's connector for RBD gives an object in its own process unless it is told to map the image."""
+    made: list[tuple[str, dict[str, Any]]] = []
+
+    class Connector:
+        def connect_volume(self, connection: dict[str, Any]) -> dict[str, Any]:
+            return {"path": "/dev/rbd/volumes/volume-x"}
+
+    def factory(driver: str, root_helper: None, conn: dict[str, Any], **options: Any) -> Connector:
+        made.append((driver, options))
+        return Connector()
+
+    privileged = types.SimpleNamespace(default=types.SimpleNamespace(set_client_mode=lambda client: None))
+    connector = types.SimpleNamespace(InitiatorConnector=types.SimpleNamespace(factory=factory))
+    for name, module in (
+        ("os_brick", types.SimpleNamespace(privileged=privileged)),
+        ("os_brick.privileged", privileged),
+        ("os_brick.initiator", types.SimpleNamespace(connector=connector)),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    for driver in ("rbd", "nfs", "iscsi"):
+        order = {"command": "connect", "driver": driver, "connection": {}, "mount_dir": "/mounts"}
+        assert brick_program._perform(order) == {"path": "/dev/rbd/volumes/volume-x"}
+    assert made == [("rbd", {"do_local_attach": True}), ("nfs", {"nfs_mount_point_base": "/mounts"}), ("iscsi", {})]
 
 
 class PhonyNova:
