@@ -73,8 +73,9 @@ def groups_of(groups: Iterable[Document]) -> tuple[SecurityGroup, ...]:
 
 
 def _rule(rule: Document, names: Mapping[str, str]) -> SecurityRule:
-    """``remote_group`` that is not the project's keeps its id."""
-    group = str(rule.get("remote_group_id") or "")
+    """``remote_group`` that is not the project's keeps its id. A group of addresses counts as one that nobody has:
+    a rule without a remote would let everybody in."""
+    group, addresses = str(rule.get("remote_group_id") or ""), str(rule.get("remote_address_group_id") or "")
     return SecurityRule(
         direction="egress" if rule.get("direction") == "egress" else "ingress",
         ethertype="IPv6" if rule.get("ethertype") == "IPv6" else "IPv4",
@@ -82,7 +83,7 @@ def _rule(rule: Document, names: Mapping[str, str]) -> SecurityRule:
         port_first=_port(rule.get("port_range_min")),
         port_last=_port(rule.get("port_range_max")),
         remote_cidr=_text(rule.get("remote_ip_prefix")),
-        remote_group=names.get(group, group),
+        remote_group=names.get(group, group) or (f"address group {_text(addresses)}" if addresses else ""),
     )
 
 

@@ -6,7 +6,7 @@ removes it. What somebody uses stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -60,7 +60,17 @@ def missing(request: InstanceRequest, networks: Iterable[str], groups: Iterable[
             for one in described.security_groups
             if one.name in used | named and one.name not in known and one.name != "default"
         }
+        for rule in (rule for one in wanted.values() for rule in one.rules):
+            _check_remote(rule, {*known, *wanted})
     return ToMake(tuple(made.values()), tuple(wanted.values()))
+
+
+def _check_remote(rule: SecurityRule, groups: Container[str]) -> None:
+    if rule.remote_group and rule.remote_group not in groups:
+        raise InvalidInput(
+            f"a security rule of the origin names the group {shown(rule.remote_group)}, which nobody has: make the"
+            " machine's groups at the destination and name them in security_groups"
+        )
 
 
 def description(tag: Tag, instance_id: str) -> str:
@@ -97,10 +107,7 @@ def subnet_body(subnet: Subnet, network_id: str) -> dict[str, Any]:
 
 def rule_body(rule: SecurityRule, group_id: str, groups: Mapping[str, str]) -> dict[str, Any]:
     """``groups``: ids by name. Raises InvalidInput for a remote group that is unknown."""
-    if rule.remote_group and rule.remote_group not in groups:
-        raise InvalidInput(
-            f"a security rule of the origin names the group {shown(rule.remote_group)}, which nobody has"
-        )
+    _check_remote(rule, groups)
     return {
         "security_group_id": group_id,
         "direction": rule.direction,
