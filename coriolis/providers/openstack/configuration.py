@@ -20,6 +20,18 @@ def _text(value: object) -> str:
     return printable(value or "", MAX_NAME_CHARS)
 
 
+def usable(things: Iterable[Document], project_id: str) -> list[Document]:
+    """Networks or security groups that are for the project's machines: Neutron shows an administrator, whose token is
+    of one project, those of all others too, and names repeat among them."""
+    return [
+        one
+        for one in things
+        if str(one.get("project_id") or one.get("tenant_id")) == project_id
+        or one.get("shared")
+        or one.get("router:external")
+    ]
+
+
 def networks_of(networks: Iterable[Document], subnets: Iterable[Document], project_id: str) -> tuple[Network, ...]:
     """In order of name, then id. ``project_id``: whose network is not shared."""
     inside: dict[str, list[Subnet]] = {}

@@ -19,7 +19,7 @@ from coriolis.model.network_mapping import needed
 from coriolis.providers.base import Named, Page
 from coriolis.providers.openstack.ceph_cluster import CephCluster
 from coriolis.providers.openstack.cloud_errors import printable
-from coriolis.providers.openstack.configuration import groups_of, networks_of, types_of
+from coriolis.providers.openstack.configuration import groups_of, networks_of, types_of, usable
 from coriolis.providers.openstack.findings import Quota, findings, quota_of
 from coriolis.providers.openstack.machine_spec import (
     GIB,
@@ -89,11 +89,12 @@ class OpenstackInventory:
         return await self._session.read(self._configuration)
 
     def _configuration(self, cloud: Cloud) -> CloudConfiguration:
-        networks = listed(cloud, "network", "/networks", "networks")
+        project = self._session.project_id
+        networks = usable(listed(cloud, "network", "/networks", "networks"), project)
         subnets = listed(cloud, "network", "/subnets", "subnets")
         return CloudConfiguration(
-            networks_of(networks, subnets, self._session.project_id),
-            groups_of(_groups(cloud)),
+            networks_of(networks, subnets, project),
+            groups_of(usable(_groups(cloud), project)),
             types_of(_types(cloud)),
         )
 

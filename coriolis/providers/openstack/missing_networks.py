@@ -6,7 +6,7 @@ removes it. What somebody uses stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from coriolis.errors import Conflict, InvalidInput
 from coriolis.model.network import CloudConfiguration, Network, SecurityGroup, SecurityRule, Subnet
 from coriolis.model.network_mapping import described_network
 from coriolis.model.resource import InstanceRequest, Tag
-from coriolis.providers.openstack.configuration import groups_of
+from coriolis.providers.openstack.configuration import groups_of, usable
 from coriolis.providers.openstack.rest import ask, listed, make_once, remove
 from coriolis.providers.openstack.session import Cloud, Session
 
@@ -35,15 +35,19 @@ def is_asked_for(request: InstanceRequest) -> bool:
     return bool(request.environment.get("create_missing_networks", False))
 
 
-def missing(request: InstanceRequest, networks: Iterable[str], groups: Iterable[str]) -> ToMake:
-    """``networks`` and ``groups``: names at the destination. Pure. Raises InvalidInput for what nobody describes."""
+def missing(request: InstanceRequest, networks: Sequence[str], groups: Sequence[str]) -> ToMake:
+    """``networks`` and ``groups``: names at the destination. Pure. Raises InvalidInput for what nobody describes,
+    Conflict for a name that several have there."""
     described = request.spec.configuration
     if isinstance(described, msgspec.UnsetType):
         described = CloudConfiguration()
     mapped = {**request.environment.get("network_map", {}), **request.network_map}
-    there, made = set(networks), {}
+    made = {}
     for nic in request.spec.devices.nics:
-        if mapped.get(nic.network_name) or mapped.get(nic.network_id) or nic.network_name in there:
+        if mapped.get(nic.network_name) or mapped.get(nic.network_id):
+            continue
+        if nic.network_name in networks:
+            _check_single("networks", nic.network_name, networks, "network_map")
             continue
         found, why = described_network(nic.network_name, nic.network_id, described.networks)
         if found is None:
@@ -51,18 +55,27 @@ def missing(request: InstanceRequest, networks: Iterable[str], groups: Iterable[
                 f"network_map has no entry for the origin network {shown(nic.network_name)}, and it is not made: {why}"
             )
         made[found.name] = found
-    known, wanted = set(groups), {}
+    wanted = {}
     if not request.environment.get("security_groups"):
         used = {name for nic in request.spec.devices.nics for name in nic.security_groups}
+        for name in sorted(used):
+            _check_single("security groups", name, groups, "security_groups")
         named = {rule.remote_group for one in described.security_groups for rule in one.rules}
         wanted = {
             one.name: one
             for one in described.security_groups
-            if one.name in used | named and one.name not in known and one.name != "default"
+            if one.name in used | named and one.name not in groups and one.name != "default"
         }
         for rule in (rule for one in wanted.values() for rule in one.rules):
-            _check_remote(rule, {*known, *wanted})
+            _check_remote(rule, {*groups, *wanted})
     return ToMake(tuple(made.values()), tuple(wanted.values()))
+
+
+def _check_single(what: str, name: str, names: Sequence[str], member: str) -> None:
+    if names.count(name) > 1:
+        raise Conflict(
+            f"{names.count(name)} {what} of the destination are called {shown(name)}: give an id in {member}"
+        )
 
 
 def _check_remote(rule: SecurityRule, groups: Container[str]) -> None:
@@ -153,15 +166,12 @@ class MissingNetworks:
     async def _missing(self, request: InstanceRequest) -> tuple[ToMake, dict[str, str], dict[str, str]]:
         """(what is to be made, ids of networks, ids of groups, by name)."""
 
-        def look(cloud: Cloud) -> tuple[dict[str, str], dict[str, str], set[str], set[str]]:
+        def look(cloud: Cloud) -> tuple[list[Document], list[Document]]:
             networks, groups = (_all(cloud, kind) for kind in ("networks", "security_groups"))
-            # what an interrupted attempt began is completed, so it counts as missing
-            begun = [{one["name"] for one in rows if _owned(one, request)} for rows in (networks, groups)]
-            return _ids(networks), _ids(groups), begun[0], begun[1]
+            return usable(networks, self._session.project_id), usable(groups, self._session.project_id)
 
-        networks, groups, begun_networks, begun_groups = await self._session.read(look)
-        wanted = missing(request, set(networks) - begun_networks, set(groups) - begun_groups)
-        return wanted, networks, groups
+        networks, groups = await self._session.read(look)
+        return missing(request, _standing(networks, request), _standing(groups, request)), _ids(networks), _ids(groups)
 
     async def _network(self, network: Network, request: InstanceRequest) -> str:
         mark = description(request.tag, request.instance_id)
@@ -254,6 +264,12 @@ def _all(cloud: Cloud, kind: str) -> list[Document]:
 
 def _is_subnet(one: Document, place: tuple[str, str]) -> bool:
     return (one["network_id"], one["cidr"]) == place
+
+
+def _standing(rows: Sequence[Document], request: InstanceRequest) -> list[str]:
+    """Names; not of what an interrupted attempt began, which is completed, so it counts as missing."""
+    begun = {one["name"] for one in rows if _owned(one, request)}
+    return [str(one["name"]) for one in rows if one["name"] not in begun]
 
 
 def _ids(rows: Iterable[Document]) -> dict[str, str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
 pytest.importorskip("openstack")
-from coriolis.errors import InvalidInput
+from coriolis.errors import Conflict, InvalidInput
 from coriolis.model.machine import Devices, MachineSpec, Nic
 from coriolis.model.network import CloudConfiguration, Network, Subnet
 from coriolis.model.network_mapping import needed
 from coriolis.model.resource import InstanceRequest, Tag
+from coriolis.providers.openstack import inventory, missing_networks
 from coriolis.providers.openstack.configuration import groups_of
-from coriolis.providers.openstack.missing_networks import missing, rule_body
+from coriolis.providers.openstack.inventory import OpenstackInventory
+from coriolis.providers.openstack.missing_networks import MissingNetworks, missing, rule_body
 
 OFFICE = Network("office", "o-1", (Subnet("office-4", "10.88.0.0/24"),))
 
@@ -59,3 +62,52 @@ def test_groups_that_rules_name_are_made_or_there() -> None:
     assert [one.name for one in made.groups] == ["web"]
     with pytest.raises(InvalidInput, match="names the group x, which nobody has"):
         missing(request(group("web", rules[1]), nics=(WEB,)), [], ["default"])
+
+
+class PhonyNeutron:
+    """Stands for a session of project ``mine`` with the role of an administrator: lists are of all projects."""
+
+    project_id = "mine"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **lists: list[dict[str, Any]]) -> None:
+        def listed(cloud: None, service: str, path: str, key: str, params: Any = None) -> list[dict[str, Any]]:
+            return lists.get(key, [])
+
+        monkeypatch.setattr(missing_networks, "listed", listed)
+        monkeypatch.setattr(inventory, "listed", listed)
+
+    async def read(self, call: Callable[[None], Any]) -> Any:
+        return call(None)
+
+
+def foreign(thing: dict[str, Any]) -> dict[str, Any]:
+    return {**thing, "id": f"a-foreign-{thing['id']}", "project_id": "theirs"}
+
+
+async def test_an_administrator_gets_its_own_projects_networks_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other projects with the same name are neither used nor described, unless they are shared with it."""
+    web = group("web", {"direction": "ingress", "remote_ip_prefix": "10.0.0.0/8"})
+    opened = foreign(group("web", {"direction": "ingress"}))
+    office = {"id": "office-id", "name": "office", "project_id": "mine"}
+    session: Any = PhonyNeutron(
+        monkeypatch,
+        networks=[foreign(office), {**foreign(office), "id": "all", "name": "all", "shared": True}],
+        security_groups=[opened, foreign(group("default")), group("default")],
+    )
+    asked = request(web, nics=(WEB, Nic("all", None, security_groups=("default",))))
+    wanted, networks, groups = await MissingNetworks(session, lambda *_: None)._missing(asked)
+    assert [one.name for one in wanted.networks] == ["office"]
+    assert [one.name for one in wanted.groups] == ["web"]
+    assert (networks, groups) == ({"all": "all"}, {"default": "default-id"})
+    session = PhonyNeutron(monkeypatch, networks=[office, foreign(office)], security_groups=[web, opened])
+    described = await OpenstackInventory(session).configuration()
+    assert [one.id for one in described.networks] == ["office-id"]
+    assert described.security_groups == groups_of([web])
+
+
+def test_a_name_that_several_have_is_for_the_user_to_decide() -> None:
+    asked = request(group("web"), nics=(WEB,))
+    with pytest.raises(Conflict, match="2 networks of the destination are called office: give an id in network_map"):
+        missing(asked, ["office", "office"], ["default"])
+    with pytest.raises(Conflict, match="2 security groups of the destination are called web: give an id in security_g"):
+        missing(asked, ["office"], ["web", "default", "web"])
