@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from typing import Any
 
 import requests
@@ -19,6 +21,8 @@ class AnswerTooLarge(requests.RequestException):
 class _Bounded(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *_: Any, **options: Any) -> requests.Response:
         """Reads the body itself, up to the bound; whoever asked finds it read."""
+        if options.get("verify") is True:
+            options["verify"] = system_authorities() or True
         answer = super().send(request, **{**options, "stream": True})
         body = answer.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
         if len(body) > MAX_ANSWER_BYTES:
@@ -28,6 +32,17 @@ class _Bounded(HTTPAdapter):
         answer._content_consumed = True
         answer.close()
         return answer
+
+
+def system_authorities() -> str:
+    """File or directory with the certificates that this host trusts, as Python's ssl finds them; "" for none.
+
+    Left to itself requests trusts its own list, without the authority that an operator added to the host's.
+    """
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile:
+        return paths.cafile
+    return paths.capath if paths.capath and os.listdir(paths.capath) else ""
 
 
 def bounded_session() -> requests.Session:
