@@ -150,7 +150,7 @@ class OpenstackInstances:
             return standing[0]
         standing = await self._session.read(lambda cloud: servers_of(cloud, instance_id))
         if standing and standing[0].id != made:
-            await remove(self._session, "compute", f"/servers/{made}", "=", GONE_TIMEOUT_S)
+            await remove_server(self._session, made)
         return standing[0] if standing else Server(made, plan.name, "BUILD", "")
 
     async def _until_settled(self, server_id: str) -> Server | None:
@@ -162,7 +162,7 @@ class OpenstackInstances:
     async def _failed(self, server: Server, left: int) -> None:
         """Remove a server in ERROR; raise when there was enough of it."""
         fault = shown(server.fault) or "Nova gives no reason"
-        await remove(self._session, "compute", f"/servers/{server.id}", "=", GONE_TIMEOUT_S)
+        await remove_server(self._session, server.id)
         text = f"Nova could not run {shown(server.name)}: {fault}"
         if left:
             self._tell(f"{text}; the server is removed and made anew", "WARNING")
@@ -195,7 +195,7 @@ class OpenstackInstances:
         for server in await self._session.read(lambda cloud: servers_of(cloud, instance_id)):
             if Tag.parse(server.tag) is None:
                 raise Conflict(f"server {shown(server.name)} was not made by Coriolis: it is left alone")
-            await remove(self._session, "compute", f"/servers/{server.id}", "=", GONE_TIMEOUT_S)
+            await remove_server(self._session, server.id)
         await self._reserved.remove(instance_id)
         await self._networks.remove_unused(jobs, instance_id)
 
@@ -212,6 +212,29 @@ class OpenstackInstances:
             for identity, tag in found.items()
         ]
         return machines + await self._volumes.find(job_id)
+
+
+async def remove_server(session: Session, server_id: str) -> None:
+    """At once, also in a cloud that keeps deleted servers for a while (Nova's reclaim_instance_interval): such a one
+    would keep its volumes and ports, and could be restored beside its successor."""
+    path = f"/servers/{server_id}"
+
+    def ended(cloud: Cloud) -> str | None:
+        document = ask_or_none(cloud, "compute", path)
+        status = "DELETED" if document is None else str(document["server"]["status"])
+        return status if status in ("DELETED", "SOFT_DELETED") else None
+
+    await remove(session, "compute", path)
+    if await session.until(ended, GONE_TIMEOUT_S, f"the end of server {server_id}") == "SOFT_DELETED":
+        try:
+            await session.change(lambda cloud: ask(cloud, "compute", "POST", f"{path}/action", {"forceDelete": None}))
+        except NotFound:
+            return
+        await session.until(
+            lambda cloud: True if ask_or_none(cloud, "compute", path) is None else None,
+            GONE_TIMEOUT_S,
+            f"the end of server {server_id}",
+        )
 
 
 def check_request(request: InstanceRequest) -> None:
