@@ -87,7 +87,7 @@ def from_status(status: int, said: str, headers: Mapping[str, str], *, token: bo
     if status in (409, 412):
         return Conflict(said)
     if status == 408 or status == 504:
-        return TimedOut(said)
+        return TimedOut(said, retry_after_s=wait or RETRY_AFTER_S)
     if status == 429:
         return Throttled(said, retry_after_s=wait or RETRY_AFTER_S)
     if status == 501:

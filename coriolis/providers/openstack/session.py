@@ -80,8 +80,9 @@ class Session:
         for left in range(REPEATS - 1, -1, -1):
             try:
                 return await self._bounded(lambda: call(self.cloud), timeout_s)
-            except (Throttled, Unavailable) as busy:
-                if not left:
+            except (Throttled, Unavailable, TimedOut) as busy:
+                # a wait of our own that ran out has no retry_after_s, a gateway's 504 has: only that one was short
+                if not left or (isinstance(busy, TimedOut) and busy.retry_after_s is None):
                     raise
                 log.info("openstack is asked again", where=self.where, error=busy.message, repeats_left=left)
                 await asyncio.sleep(min(busy.retry_after_s or wait_s, MAX_WAIT_S))
