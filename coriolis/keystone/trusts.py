@@ -15,7 +15,7 @@ from typing import Any
 
 from keystoneauth1 import session
 
-from coriolis.errors import CredentialsLost, Denied, InvalidInput, NotFound, Unauthenticated
+from coriolis.errors import Conflict, CredentialsLost, Denied, InvalidInput, NotFound, Unauthenticated
 from coriolis.keystone.barbican import read_secret
 from coriolis.keystone.service_account import ServiceAccount, failures_of
 
@@ -81,6 +81,11 @@ async def make_trust(
         raise Denied(
             "this token cannot delegate to the service, which the job needs to go on after the token's end; log in "
             f"with a password, not with an application credential or a trust: {refused.message}"
+        ) from refused
+    except (NotFound, Conflict) as refused:  # of a role, as with those that a federated login brings along
+        raise Denied(
+            "this token's roles cannot be delegated to the service, which the job needs to go on after the token's end;"
+            f" have them assigned to the user, or a group of it, in the project: {refused.message}"
         ) from refused
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from coriolis.config import KeystoneConfig
-from coriolis.errors import InvalidInput, Throttled, Unauthenticated, Unavailable
+from coriolis.errors import Denied, InvalidInput, Throttled, Unauthenticated, Unavailable
 from coriolis.keystone import bounded_http, service_account
 from coriolis.keystone.barbican import secret_id_of
 from coriolis.keystone.service_account import ServiceAccount
@@ -75,6 +75,9 @@ class PhonyKeystone(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         catalog: list[Any] = []
+        if self.path.endswith("/trusts"):
+            self._answer(int(self.behaviour), {"error": {"message": "role", "code": int(self.behaviour)}})
+            return
         self._answer(201, described(catalog=catalog, methods=["password"], issued_at=NOW.isoformat()))
 
     def do_GET(self) -> None:
@@ -157,6 +160,13 @@ async def test_a_keystone_that_misbehaves_lets_nobody_in(
     monkeypatch.setattr(bounded_http, "MAX_ANSWER_BYTES", 1 << 20)
     with phony_keystone(behaviour, tmp_path) as (identity, _), pytest.raises(Unavailable):
         await identity.validate("t")
+
+
+@pytest.mark.parametrize(("status", "said"), [("403", "cannot delegate"), ("404", "roles"), ("409", "roles")])
+async def test_a_token_that_cannot_delegate_is_denied(status: str, said: str, tmp_path: Path) -> None:
+    """Keystone's 404 is of a role that the user has by federation only; as a 404 of ours it would be of the project."""
+    with phony_keystone(status, tmp_path) as (identity, _), pytest.raises(Denied, match=f"this token.*{said}"):
+        await identity.delegate(caller_of(described(), "t", NOW))
 
 
 async def test_too_many_questions_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
