@@ -16,8 +16,11 @@ MAX_LISTED = 12
 
 
 class Network(msgspec.Struct, frozen=True):
+    """``filtered``: Neutron takes security groups for its ports (port security is on)."""
+
     id: str
     name: str
+    filtered: bool = True
 
 
 class Subnet(msgspec.Struct, frozen=True):
@@ -35,6 +38,7 @@ class NicPlace(msgspec.Struct, frozen=True):
     subnet_id: str = ""
     fixed_ips: tuple[tuple[str, str], ...] = ()
     lost_ips: tuple[str, ...] = ()
+    filtered: bool = True
 
 
 Place = TypeVar("Place", Network, Subnet)
@@ -89,7 +93,8 @@ def place(request: InstanceRequest, networks: Sequence[Network], subnets: Sequen
         network_id, subnet_id = find(wanted, networks, subnets)
         there = [one for one in subnets if one.network_id == network_id and subnet_id in ("", one.id)]
         kept, lost = _keep(nic.ip_addresses if keep_ips else (), there)
-        found.append(NicPlace(nic.mac_address or "", network_id, subnet_id, kept, lost))
+        filtered = all(one.filtered for one in networks if one.id == network_id)
+        found.append(NicPlace(nic.mac_address or "", network_id, subnet_id, kept, lost, filtered))
     return tuple(found)
 
 
@@ -112,7 +117,9 @@ def _keep(addresses: Sequence[str], subnets: Sequence[Subnet]) -> tuple[tuple[tu
 
 
 def port_body(nic: NicPlace, name: str, tag: str, groups: Sequence[str], *, mac: bool = True) -> dict[str, Any]:
-    """What Neutron is asked to make. ``groups``: ids of security groups; none: the project's default."""
+    """What Neutron is asked to make. ``groups``: ids of security groups; none: the project's default.
+
+    They are left out where the network filters nothing: Neutron refuses such a port."""
     body: dict[str, Any] = {"network_id": nic.network_id, "name": name, "description": tag, "admin_state_up": True}
     if mac and nic.mac:
         body["mac_address"] = nic.mac
@@ -120,6 +127,6 @@ def port_body(nic: NicPlace, name: str, tag: str, groups: Sequence[str], *, mac:
         body["fixed_ips"] = [{"subnet_id": subnet, "ip_address": address} for subnet, address in nic.fixed_ips]
     elif nic.subnet_id:
         body["fixed_ips"] = [{"subnet_id": nic.subnet_id}]
-    if groups:
+    if groups and nic.filtered:
         body["security_groups"] = list(groups)
     return body

@@ -48,6 +48,10 @@ class Prepared(msgspec.Struct, frozen=True):
     nic_groups: tuple[tuple[str, ...], ...] = ()
     """Of each NIC, where the origin's groups are taken over."""
 
+    def groups_of(self, number: int) -> tuple[str, ...]:
+        """Ids of the security groups of that NIC."""
+        return self.nic_groups[number] if self.nic_groups else self.groups
+
 
 def parse_server(document: Mapping[str, Any]) -> Server:
     """A server of Nova's list."""
@@ -97,7 +101,7 @@ def prepare(cloud: Cloud, request: InstanceRequest, *, from_image: bool) -> Prep
     subnets = listed(cloud, "network", "/subnets", "subnets") if spec.devices.nics else []
     nics = place(
         request,
-        [Network(one["id"], one.get("name") or "") for one in networks],
+        [Network(one["id"], one.get("name") or "", one.get("port_security_enabled") is not False) for one in networks],
         [Subnet(one["id"], one.get("name") or "", one["network_id"], one["cidr"]) for one in subnets],
     )
     zone = str(environment.get("availability_zone", ""))

@@ -29,14 +29,15 @@ class Ports:
         made = []
         for number, nic in enumerate(prepared.nics):
             name = marks.port_name(request.instance_id, number)
-            groups = prepared.nic_groups[number] if prepared.nic_groups else prepared.groups
-            made.append(await self._port(request, nic, name, groups))
+            made.append(await self._port(request, nic, name, prepared.groups_of(number)))
         return made
 
     async def make(self, request: InstanceRequest, prepared: Prepared) -> tuple[str, ...]:
         """Ids in the order of the NICs, with a floating IP at the first if one is asked for."""
         made = [str(port["id"]) for port in await self.reserve(request, prepared)]
         for number, nic in enumerate(prepared.nics):
+            if prepared.groups_of(number) and not nic.filtered:
+                self._tell(f"NIC {number} gets no security group: its network has no port security", "WARNING")
             if nic.lost_ips:
                 self._tell(
                     f"NIC {number} cannot keep {shown(', '.join(nic.lost_ips))}: its subnet has others", "WARNING"

@@ -139,6 +139,15 @@ def test_addresses_that_are_kept() -> None:
         place(request(spec(nics=(nic,))), NETWORKS, SUBNETS)
 
 
+def test_a_network_without_port_security_takes_no_groups() -> None:
+    """Neutron refuses a port with groups there; the machine's other NICs keep theirs."""
+    open_network = Network("n5", "wire", filtered=False)
+    nics = (Nic("lan", None), Nic("trunk", None))
+    wired = request(spec(nics=nics), network_map={"lan": "private", "trunk": "wire"})
+    bodies = [port_body(one, "p", "t", ["g"]) for one in place(wired, [*NETWORKS, open_network], SUBNETS)]
+    assert [one.get("security_groups") for one in bodies] == [["g"], None]
+
+
 def test_guest_properties() -> None:
     assert guest_properties(spec(), {}) == {
         "hw_disk_bus": "virtio",
