@@ -272,11 +272,11 @@ class Driver:
                 if not task.on_error:
                     deadline = max(deadline, began + CREDENTIALS_WAIT_S)
                 answer = NotPlaced(lost.message, tell=True, code=lost.code)
-            except Unavailable as down:
-                answer = NotPlaced(down.message, tell=True)
-            except CoriolisError as refused:
-                await self._feed_quietly(key, PlacementFailed(task.id, refused.message))
-                return
+            except CoriolisError as refused:  # Keystone or Barbican is away, or asked too often: that passes
+                if not refused.retryable:
+                    await self._feed_quietly(key, PlacementFailed(task.id, refused.message))
+                    return
+                answer = NotPlaced(refused.message, tell=True)
             if isinstance(answer, Placed):
                 await self._feed_quietly(key, answer)
                 return

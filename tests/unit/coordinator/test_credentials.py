@@ -26,7 +26,7 @@ from coriolis.coordinator.scheduler import MAX_ATTEMPTS, step
 from coriolis.coordinator.store import MemoryStore
 from coriolis.coordinator.trust_sweep import GRACE_S, SWEEP_S, TrustSweep
 from coriolis.coordinator.vault import Vault
-from coriolis.errors import CredentialsLost, Denied, InvalidInput, Unavailable
+from coriolis.errors import CredentialsLost, Denied, InvalidInput, Throttled, Unavailable
 from coriolis.model.job import Endpoint, InstanceRun, Migration, run_status, waits_for_credentials
 from coriolis.model.task import Role, Side, Task, TaskStatus
 from coriolis.security.secrets import FileSecretStore, SecretBox
@@ -96,7 +96,14 @@ def done(wish: Migration, run: InstanceRun, task: Task, command: AssignPart) -> 
     ]
 
 
-@pytest.mark.parametrize("refusal", [CredentialsLost("no trust"), Unavailable("Keystone cannot be reached")])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        CredentialsLost("no trust"),
+        Unavailable("Keystone cannot be reached"),
+        Throttled("Keystone is asked too often", retry_after_s=5),
+    ],
+)
 async def test_a_task_that_cannot_be_placed_without_credentials_waits_for_them(refusal: Exception) -> None:
     wish, agents, store = migration(passes=1, morph=False), Withholding(), MemoryStore()
     agents.refusals = [refusal] * 20
