@@ -38,23 +38,23 @@ class Streamed(MemorySnapshot):
 async def test_the_way_to_a_cell_far_ahead_is_no_stall(lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later pass of an export: what did not change must pass by, terabytes of it, before the next cell comes."""
     monkeypatch.setattr(sink_disk, "FLUSH_INTERVAL_S", 0.2)
-    monkeypatch.setattr(push_disk, "STALL_S", 1.5)
-    monkeypatch.setattr(push_disk, "LANE_STALL_S", 1.0)
+    monkeypatch.setattr(push_disk, "STALL_S", 5.0)
+    monkeypatch.setattr(push_disk, "LANE_STALL_S", 4.0)
     disk = content(64 * MIB, [(0, 2 * MIB), (40 * MIB, 2 * MIB)])
     here = lab(64 * MIB)
-    await here.send(Streamed(disk, 8 * MIB), full_plan(disk))
+    await here.send(Streamed(disk, 4 * MIB), full_plan(disk))
     assert here.volume.safe == disk
 
 
 async def test_lanes_that_the_sink_ends_meanwhile_are_no_failures(
     lab: MakeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_host, "SILENCE_S", 0.3)
+    monkeypatch.setattr(sink_host, "SILENCE_S", 1.0)
     monkeypatch.setattr(push_disk, "MAX_FAILURES_IN_A_ROW", 2)
     disk = content(64 * MIB, [(0, MIB), (40 * MIB, MIB)])
     here = lab(64 * MIB)
     here.transport = "direct"
-    await here.send(Streamed(disk, 10 * MIB), full_plan(disk))
+    await here.send(Streamed(disk, 5 * MIB), full_plan(disk))
     assert here.volume.safe == disk
 
 
